@@ -1,0 +1,177 @@
+//! The file as written: every key optional, every value text with its position.
+//!
+//! Values stay text here, because a wrong value should be reported together with all
+//! other wrong values, while serde stops at the first. What serde does judge is the
+//! frame: which keys exist, and whether a node is a scalar, a list or a mapping.
+//! The keys are documented at their namesakes in `model.rs`; a test holds the two
+//! together.
+
+use serde::Deserialize;
+use serde_saphyr::{Location, Spanned};
+
+use crate::report::At;
+
+/// One value and where it stands.
+pub(crate) type Scalar = Spanned<String>;
+/// A list and where it starts.
+pub(crate) type List = Spanned<Vec<Scalar>>;
+
+/// Where something stands; none for nodes made up by the parser.
+pub(crate) fn at(location: &Location) -> Option<At> {
+    (location.line() > 0).then(|| At {
+        line: location.line(),
+        column: location.column(),
+        width: location.span().len().max(1),
+    })
+}
+
+/// Where a value stands, if it was written at all.
+pub(crate) fn at_value<T>(value: Option<&Spanned<T>>) -> Option<At> {
+    value.and_then(|value| at(&value.referenced))
+}
+
+macro_rules! section {
+    ($name:ident { $($key:ident: $kind:ty,)* }) => {
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct $name { $(pub(crate) $key: Option<$kind>,)* }
+    };
+}
+
+section!(Config {
+    pki: Scalar,
+    listen: Spanned<Listen>,
+    tls: Tls,
+    upstream: Upstream,
+    service_accounts: ServiceAccounts,
+    reserved: Reserved,
+    admission: Admission,
+    log: Log,
+});
+
+section!(Listen {
+    main: List,
+    reserved: List,
+    admin: Scalar,
+    workers: Scalar,
+    max_connections: Scalar,
+    max_handshakes: Scalar,
+});
+
+section!(Tls {
+    certificate: Scalar,
+    key: Scalar,
+    client_ca: Scalar,
+});
+
+section!(KeyPair {
+    certificate: Scalar,
+    key: Scalar,
+});
+
+section!(Upstream {
+    address: Scalar,
+    server_name: Scalar,
+    ca: Scalar,
+    front_proxy: KeyPair,
+    request_headers: RequestHeaders,
+    streams_per_connection: Scalar,
+    max_connections: Scalar,
+    connect_timeout: Scalar,
+});
+
+section!(RequestHeaders {
+    user: Scalar,
+    group: Scalar,
+    extra_prefix: Scalar,
+    uid: Scalar,
+});
+
+section!(ServiceAccounts {
+    keys: List,
+    issuers: List,
+});
+
+section!(Reserved {
+    client_ca: Scalar,
+    users: List,
+    groups: List,
+    service_accounts: List,
+    max_in_flight: Scalar,
+    max_connections: Scalar,
+});
+
+section!(Admission {
+    mode: Scalar,
+    limit: Limit,
+    probe: Probe,
+    queue: Queue,
+    bytes: Scalar,
+    max_shed_share: Scalar,
+    enforced_tenants: Scalar,
+    classes: Spanned<Vec<Spanned<Class>>>,
+    rules: Vec<Spanned<Rule>>,
+});
+
+section!(Limit {
+    initial: Scalar,
+    min: Scalar,
+    max: Scalar,
+});
+
+section!(Probe {
+    path: Scalar,
+    interval: Scalar,
+    timeout: Scalar,
+    target: Scalar,
+});
+
+section!(Queue {
+    short_deadline: Scalar,
+    long_deadline: Scalar,
+    max_waiting: Scalar,
+});
+
+section!(Class {
+    name: Scalar,
+    reserve: Scalar,
+    max_shed_share: Scalar,
+});
+
+section!(Rule {
+    name: Scalar,
+    when: Match,
+    class: Scalar,
+});
+
+/// The conditions of a rule: lists all of them, but for `node`.
+macro_rules! conditions {
+    ($($field:ident)*) => {
+        section!(Match { node: Scalar, $($field: List,)* });
+
+        impl Match {
+            /// Every list with its key.
+            pub(crate) fn lists(&self) -> Vec<(&'static str, Option<&List>)> {
+                vec![$((stringify!($field), self.$field.as_ref()),)*]
+            }
+        }
+
+        /// The resolved conditions from the values of each list.
+        pub(crate) fn conditions(
+            node: Option<bool>,
+            mut values: impl FnMut(&'static str) -> Vec<String>,
+        ) -> crate::model::Match {
+            crate::model::Match { node, $($field: values(stringify!($field)),)* }
+        }
+    };
+}
+
+conditions!(
+    users groups service_accounts sources user_agents addresses verbs api_groups
+    resources namespaces names scopes shapes non_resource
+);
+
+section!(Log {
+    level: Scalar,
+    format: Scalar,
+});
