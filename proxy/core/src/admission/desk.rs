@@ -1,0 +1,217 @@
+//! What is behind the lock: the queues, the seats that linger, the tuner and the books.
+//! Only requests that cannot start at once, and the tick, come here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::engine::Served;
+use super::ledger::{Ledger, NoRoom};
+use super::permit::Seat;
+use super::queue::{Entry, Queue};
+use super::retry_after::Refused;
+use super::tuner::{Need, Tuner, Use};
+use super::{Ask, Kind, MAX_CLASSES, Refusal, Settings, Shed, slot};
+use crate::time::Time;
+
+/// Seats held without a permit; beyond it they are given back at once.
+const MAX_LINGERING: usize = 4_096;
+
+/// The books of one class and kind.
+#[derive(Debug)]
+pub(super) struct Books {
+    /// What those that found no room would typically hold, µs.
+    pub(super) typical: f64,
+    /// Whether somebody found no room for its work since the last tick.
+    pub(super) needed: bool,
+    /// Refused since the last tick.
+    pub(super) shed_now: u32,
+    /// Smoothed per second: work served (µs), requests served, requests refused.
+    pub(super) work_rate: f64,
+    pub(super) served_rate: f64,
+    pub(super) shed_rate: f64,
+    pub(super) refused: Refused,
+    /// Work and requests served, as of the last tick.
+    pub(super) served: Served,
+    pub(super) shed: u64,
+    pub(super) queued: u64,
+    pub(super) forced: u64,
+}
+
+impl Books {
+    fn new(now: Time) -> Self {
+        Self {
+            typical: 0.0,
+            needed: false,
+            shed_now: 0,
+            work_rate: 0.0,
+            served_rate: 0.0,
+            shed_rate: 0.0,
+            refused: Refused::new(now),
+            served: Served::default(),
+            shed: 0,
+            queued: 0,
+            forced: 0,
+        }
+    }
+
+    /// One window of `seconds` has passed.
+    fn roll(&mut self, served: Served, seconds: f64, now: Time) -> u64 {
+        let (work, count) = served.since(self.served);
+        self.served = served;
+        // Over about three seconds, whatever the windows are.
+        let keep = (-seconds / 3.0).exp();
+        let smooth = |rate: &mut f64, new: f64| *rate = *rate * keep + new / seconds * (1.0 - keep);
+        smooth(&mut self.work_rate, work as f64);
+        smooth(&mut self.served_rate, count as f64);
+        smooth(&mut self.shed_rate, f64::from(self.shed_now));
+        self.shed_now = 0;
+        self.refused.tick(now);
+        work
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Desk<W> {
+    pub(super) settings: Settings,
+    pub(super) shares: [[f32; MAX_CLASSES]; 2],
+    pub(super) queues: [[Queue<W>; MAX_CLASSES]; 2],
+    pub(super) books: [[Books; MAX_CLASSES]; 2],
+    /// Seats held without a permit, by when they are given back.
+    lingering: BTreeMap<(Time, u64), Seat>,
+    lingered: u64,
+    pub(super) tuner: Tuner,
+    pub(super) ticked: Time,
+    /// Somebody is handing out permits, and shall look again when done.
+    pub(super) pumping: bool,
+    pub(super) again: bool,
+}
+
+impl<W> Desk<W> {
+    pub(super) fn new(settings: Settings, now: Time) -> Self {
+        Self {
+            shares: settings.shares(),
+            queues: std::array::from_fn(|_| std::array::from_fn(|_| Queue::new())),
+            books: std::array::from_fn(|_| std::array::from_fn(|_| Books::new(now))),
+            lingering: BTreeMap::new(),
+            lingered: 0,
+            tuner: Tuner::new(&settings, now),
+            ticked: now,
+            pumping: false,
+            again: false,
+            settings,
+        }
+    }
+
+    pub(super) fn deadline(&self, kind: Kind) -> Duration {
+        match kind {
+            Kind::Short => self.settings.queue.short_deadline,
+            Kind::Long => self.settings.queue.long_deadline,
+        }
+    }
+
+    /// The most work that can wait and still make its deadline, at the pace its class was
+    /// lately served.
+    pub(super) fn queue_work(&self, ask: &Ask) -> u64 {
+        let rate = self.books[ask.kind.index()][slot(ask.class)].work_rate;
+        let in_time = rate * self.deadline(ask.kind).as_secs_f64();
+        (in_time as u64).max(ask.cost.work_us.saturating_mul(4))
+    }
+
+    /// Somebody found no room.
+    pub(super) fn note_blocked(&mut self, ask: &Ask, why: NoRoom) {
+        if matches!(why, NoRoom::Bytes | NoRoom::Closed) {
+            return;
+        }
+        let books = &mut self.books[ask.kind.index()][slot(ask.class)];
+        let held = ask.cost.held_us() as f64;
+        books.needed = true;
+        books.typical = if books.typical > 0.0 {
+            books.typical * 0.9 + held * 0.1
+        } else {
+            held
+        };
+    }
+
+    /// Write a refusal into the books.
+    pub(super) fn note_shed(&mut self, ask: &Ask, shed: Shed, since: Time, now: Time) -> Refusal {
+        let books = &mut self.books[ask.kind.index()][slot(ask.class)];
+        books.shed += 1;
+        books.shed_now = books.shed_now.saturating_add(1);
+        books.refused.note(ask.instance);
+        let waited = now.saturating_since(since);
+        Refusal {
+            class: ask.class,
+            kind: ask.kind,
+            shed,
+            waited,
+        }
+    }
+
+    pub(super) fn expire(&mut self, now: Time) -> Vec<Entry<W>> {
+        self.queues
+            .iter_mut()
+            .flatten()
+            .flat_map(|queue| queue.expire(now))
+            .collect()
+    }
+
+    /// Hold a seat without a permit until then; `false` if there are too many already.
+    pub(super) fn linger(&mut self, until: Time, seat: Seat) -> bool {
+        if self.lingering.len() >= MAX_LINGERING {
+            return false;
+        }
+        self.lingered += 1;
+        self.lingering.insert((until, self.lingered), seat);
+        true
+    }
+
+    #[cfg(test)]
+    pub(super) fn lingering(&self) -> impl Iterator<Item = &Seat> {
+        self.lingering.values()
+    }
+
+    /// The next seat that has lingered long enough.
+    pub(super) fn linger_out(&mut self, now: Time) -> Option<Seat> {
+        let entry = self.lingering.first_entry()?;
+        (entry.key().0 <= now).then(|| entry.remove())
+    }
+
+    /// Close the books of the window for the tuner.
+    pub(super) fn close_window(
+        &mut self,
+        ledgers: &[Ledger; 2],
+        served: impl Fn(Kind, usize) -> Served,
+        now: Time,
+    ) -> [Use; 2] {
+        let seconds = now.saturating_since(self.ticked).as_secs_f64().max(1e-3);
+        self.ticked = now;
+        Kind::BOTH.map(|kind| {
+            let k = kind.index();
+            let mut used = Use::default();
+            for class in 0..MAX_CLASSES {
+                let share = self.shares[k][class];
+                let held = ledgers[k].held(class);
+                used.running += held.running();
+                let held = held.work();
+                used.outstanding += held;
+                if held > 0 {
+                    let bound = (used.outstanding as f64 / f64::from(share)) as u64;
+                    used.reached = used.reached.max(bound);
+                }
+                let waiting = !self.queues[k][class].is_empty();
+                let books = &mut self.books[k][class];
+                used.served += books.roll(served(kind, class), seconds, now);
+                let needed = std::mem::take(&mut books.needed) || (waiting && books.typical > 0.0);
+                if needed && used.need.is_none() {
+                    used.need = Some(Need {
+                        share,
+                        held_us: books.typical as u64,
+                        class,
+                    });
+                }
+            }
+            used
+        })
+    }
+}

@@ -1,0 +1,344 @@
+//! The whole of admission in a closed loop with a model server, in virtual time: what is
+//! promised about storms, outages and wrong estimates, on one, two and eight cores.
+//!
+//! Every run is decided by its seed.
+
+#[path = "simulation/server.rs"]
+mod server;
+#[path = "simulation/world.rs"]
+mod world;
+
+use proxy_core::admission::{Kind, Mode, Settings, TunerState};
+use world::{Population, SECOND, World, settings};
+
+const LIST: u64 = 200_000;
+const STORM: usize = 6;
+
+/// Everyday load, about 30 % of the server, and a storm of LISTs.
+fn mix(cores: usize, clients: u64) -> Vec<Population> {
+    let n = cores as f64;
+    vec![
+        Population::short(0, 1_000, 20.0 * n),
+        Population::short(1, 1_500, 50.0 * n),
+        Population::short(2, 2_000, 5.0 * n),
+        Population::short(3, 1_000, 50.0 * n),
+        Population::short(4, 2_000, 40.0 * n),
+        Population {
+            kind: Kind::Long,
+            hops: 2,
+            ..Population::short(5, 10_000, 5.0 * n)
+        },
+        Population::lists(6, LIST, clients),
+    ]
+}
+
+fn run(cores: usize, settings: Settings, populations: Vec<Population>, seconds: u64) -> World {
+    let mut world = World::new(cores, settings, populations, 7);
+    world.count_from = 10 * SECOND;
+    world.run(seconds);
+    world
+}
+
+fn off() -> Settings {
+    Settings {
+        mode: Mode::Off,
+        ..settings()
+    }
+}
+
+fn print(name: &str, world: &World) {
+    println!("== {name}");
+    for (population, tally) in world.populations.iter().zip(&world.tallies) {
+        println!(
+            "class {} offered {:6} served {:6} shed {:6} gave up {:4} work {:7.2} s  p50 {:5} p99 {:5} ms",
+            population.class,
+            tally.offered,
+            tally.served,
+            tally.shed,
+            tally.gave_up,
+            tally.work as f64 / 1e6,
+            tally.quantile(0.5) / 1_000,
+            tally.quantile(0.99) / 1_000,
+        );
+    }
+    if let Some((_, view)) = world.views.last() {
+        println!(
+            "limit {:?} breadth {:?} state {:?} {:?}",
+            view.limit, view.breadth, view.state, view.reason
+        );
+    }
+}
+
+/// Everything above bulk was served, and quickly.
+#[track_caller]
+fn assert_important_served(world: &World, p99_ms: u64) {
+    let mut all = 0;
+    for (population, tally) in world.populations.iter().zip(&world.tallies) {
+        if population.class < 6 {
+            all += tally.offered;
+            let lost = tally.shed + tally.gave_up;
+            assert_eq!(
+                lost, 0,
+                "class {}: {lost} of {} lost",
+                population.class, tally.offered
+            );
+            let p99 = tally.quantile(0.99) / 1_000;
+            assert!(p99 <= p99_ms, "class {}: p99 {p99} ms", population.class);
+        }
+    }
+    assert!(all > 1_000, "the scenario tests nothing");
+}
+
+/// The mean number of LISTs of the storm that ran at once, and for what share of the time
+/// none did.
+fn storm_width(world: &World, from_s: u64, to_s: u64) -> (f64, f64) {
+    let during = from_s * SECOND..to_s * SECOND;
+    let running: Vec<f64> = world
+        .views
+        .iter()
+        .filter(|(at, _)| during.contains(at))
+        .map(|(_, view)| view.classes[6].long.running as f64)
+        .collect();
+    let none = running.iter().filter(|running| **running == 0.0).count();
+    (
+        running.iter().sum::<f64>() / running.len() as f64,
+        none as f64 / running.len() as f64,
+    )
+}
+
+#[track_caller]
+fn assert_storm_gets_the_rest(cores: usize, width: std::ops::RangeInclusive<f64>) {
+    let clients = 20 * cores as u64;
+    let bare = run(cores, off(), mix(cores, clients), 70);
+    let held = run(cores, settings(), mix(cores, clients), 70);
+    print(&format!("{cores} cores, off"), &bare);
+    print(&format!("{cores} cores, enforced"), &held);
+    assert_important_served(&held, 100);
+    let share = held.tallies[STORM].work as f64 / bare.tallies[STORM].work as f64;
+    assert!(
+        share >= 0.95,
+        "the storm got {share:.2} of what it got unprotected"
+    );
+    let (mean, none) = storm_width(&held, 20, 70);
+    println!("storm width {mean:.2}, idle {none:.3}, share {share:.3}");
+    assert!(
+        width.contains(&mean),
+        "{mean:.2} LISTs at once on {cores} cores"
+    );
+    assert!(none < 0.01, "no LIST ran for {none:.3} of the time");
+    assert!(held.tallies[STORM].shed > 0, "the scenario tests nothing");
+}
+
+#[test]
+fn on_one_core_a_storm_runs_one_list_at_a_time_back_to_back() {
+    assert_storm_gets_the_rest(1, 1.0..=1.02);
+}
+
+#[test]
+fn on_two_cores_a_storm_runs_about_two_lists_at_a_time() {
+    assert_storm_gets_the_rest(2, 1.9..=2.6);
+}
+
+#[test]
+fn on_eight_cores_a_storm_runs_about_eight_lists_at_a_time() {
+    assert_storm_gets_the_rest(8, 7.5..=12.0);
+}
+
+#[test]
+fn a_storm_that_breaks_out_is_not_felt_and_passes_without_trace() {
+    for cores in [1, 4] {
+        let mut populations = mix(cores, 0);
+        populations[STORM] = Population::lists(6, LIST, 30 * cores as u64).between(20, 50);
+        let mut world = World::new(cores, settings(), populations, 3);
+        world.count_from = 20 * SECOND;
+        world.run(30);
+        print("first 10 s of the storm", &world);
+        assert_important_served(&world, 100);
+        world.run(60);
+        world.start_counting();
+        world.run(80);
+        print("after the storm", &world);
+        for (class, tally) in world.tallies.iter().enumerate().take(5) {
+            assert_eq!(tally.shed + tally.gave_up, 0);
+            assert!(
+                tally.quantile(0.99) < 40_000,
+                "class {class}: {}",
+                tally.quantile(0.99)
+            );
+        }
+        assert!(
+            world
+                .views
+                .last()
+                .is_some_and(|(_, view)| view.breadth.waiting == 0)
+        );
+    }
+}
+
+#[test]
+fn half_the_cores_lost_in_a_storm_cost_the_storm_and_nobody_else() {
+    let mut world = World::new(8, settings(), mix(4, 160), 5);
+    world.act(40, |world| world.server.set_cores(4));
+    world.count_from = 40 * SECOND;
+    world.run(100);
+    print("8 to 4 cores", &world);
+    assert_important_served(&world, 150);
+    let (mean, none) = storm_width(&world, 60, 100);
+    assert!(
+        (3.8..=7.0).contains(&mean) && none == 0.0,
+        "{mean:.2} {none:.3}"
+    );
+}
+
+#[test]
+fn cores_gained_are_found() {
+    let mut world = World::new(1, settings(), mix(1, 80), 5);
+    world.act(30, |world| world.server.set_cores(4));
+    world.run(150);
+    let (mean, _) = storm_width(&world, 110, 150);
+    assert!(mean > 3.0, "{mean:.2}");
+}
+
+#[test]
+fn wrong_estimates_change_nothing_that_matters() {
+    let e = std::f64::consts::E;
+    for (misjudged, sigma) in [(e, 0.0), (1.0 / e, 0.0), (1.0, 1.0)] {
+        let mut populations = mix(2, 40);
+        let bare = run(2, off(), populations.clone(), 60);
+        populations[STORM].misjudged = misjudged;
+        populations[STORM].sigma = sigma;
+        let held = run(2, settings(), populations, 60);
+        print(
+            &format!("misjudged by {misjudged:.2}, sigma {sigma}"),
+            &held,
+        );
+        assert_important_served(&held, 120);
+        let share = held.tallies[STORM].work as f64 / bare.tallies[STORM].work as f64;
+        assert!(share >= 0.93, "{share:.3}");
+    }
+}
+
+#[test]
+fn lists_taken_for_small_calls_still_cost_nobody_an_answer() {
+    let mut populations = mix(2, 40);
+    populations[STORM].misjudged = 0.02;
+    let held = run(2, settings(), populations, 60);
+    print("misjudged fifty-fold", &held);
+    assert_important_served(&held, 200);
+}
+
+#[test]
+fn two_storms_are_served_in_order_of_importance() {
+    let mut populations = mix(1, 20);
+    populations[5] = Population::lists(5, LIST, 20);
+    let world = run(1, settings(), populations, 60);
+    print("storms in classes 5 and 6", &world);
+    let (reads, bulk) = (&world.tallies[5], &world.tallies[6]);
+    assert!(reads.work > 3 * bulk.work, "{} {}", reads.work, bulk.work);
+    let total = (reads.work + bulk.work) as f64 / (50.0 * 1e6);
+    assert!(
+        total > 0.66,
+        "{total:.2} of the server, of which 0.7 are left"
+    );
+    for tally in &world.tallies[..5] {
+        assert_eq!(tally.shed + tally.gave_up, 0);
+    }
+}
+
+#[test]
+fn overload_of_short_calls_closes_bulk_and_spares_what_is_more_important() {
+    let mut populations = mix(2, 20);
+    // Three times what the server can do, of workload writes alone.
+    populations[4] = Population {
+        timeout: 5 * SECOND,
+        ..Population::short(4, 2_000, 3_000.0)
+    };
+    let world = run(2, settings(), populations, 60);
+    print("writes at three times capacity", &world);
+    for tally in &world.tallies[..4] {
+        assert_eq!(tally.shed + tally.gave_up, 0);
+        assert!(tally.quantile(0.99) < 250_000, "{}", tally.quantile(0.99));
+    }
+    let writes = &world.tallies[4];
+    let useful = writes.work as f64 / (50.0 * 2.0 * 1e6);
+    assert!(useful > 0.70, "{useful:.2} of the server did useful writes");
+    assert_eq!(writes.gave_up, 0, "what is admitted is answered in time");
+}
+
+#[test]
+fn a_blind_proxy_lets_everything_through() {
+    let mut world = World::new(2, settings(), mix(2, 40), 5);
+    world.act(20, |world| world.probing = false);
+    world.run(30);
+    world.start_counting();
+    world.run(40);
+    assert_eq!(
+        world.views.last().map(|(_, view)| view.state),
+        Some(TunerState::FailOpen)
+    );
+    let shed: u64 = world.tallies.iter().map(|tally| tally.shed).sum();
+    assert_eq!(shed, 0);
+    world.probing = true;
+    world.run(50);
+    world.start_counting();
+    world.run(70);
+    assert_important_served(&world, 100);
+}
+
+#[test]
+fn after_an_outage_the_storm_comes_back_slowly_and_the_important_at_once() {
+    let mut world = World::new(4, settings(), mix(4, 200), 5);
+    world.act(40, |world| world.set_up(false));
+    world.act(50, |world| world.set_up(true));
+    world.run(51);
+    world.start_counting();
+    let before = storm_width(&world, 30, 40).0;
+    world.run(60);
+    print("after an outage", &world);
+    let states: Vec<_> = world
+        .views
+        .iter()
+        .filter(|(at, _)| (50 * SECOND..56 * SECOND).contains(at))
+        .map(|(_, view)| view.state)
+        .collect();
+    assert!(states.contains(&TunerState::SlowStart), "{states:?}");
+    let first = storm_width(&world, 50, 51).0;
+    assert!(
+        first <= before / 2.0 + 1.0,
+        "{first:.1} LISTs at once, {before:.1} before"
+    );
+    assert_important_served(&world, 150);
+}
+
+#[test]
+fn shadow_refuses_nobody_and_counts_whom_it_would_have() {
+    let shadow = Settings {
+        mode: Mode::Shadow,
+        ..settings()
+    };
+    let bare = run(1, off(), mix(1, 20), 40);
+    let world = run(1, shadow, mix(1, 20), 40);
+    print("shadow", &world);
+    assert_eq!(world.tallies.iter().map(|tally| tally.shed).sum::<u64>(), 0);
+    let (_, view) = world.views.last().unwrap();
+    assert!(view.classes[6].shed > 0 && view.classes[6].queued > 0);
+    assert_eq!(
+        view.classes
+            .iter()
+            .take(5)
+            .map(|class| class.shed)
+            .sum::<u64>(),
+        0
+    );
+    let share = world.tallies[STORM].work as f64 / bare.tallies[STORM].work as f64;
+    assert!(
+        (0.9..1.1).contains(&share),
+        "nothing is held back: {share:.2}"
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let tallies = || format!("{:?}", run(2, settings(), mix(2, 40), 15).tallies);
+    assert_eq!(tallies(), tallies());
+}
