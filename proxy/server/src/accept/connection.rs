@@ -1,0 +1,247 @@
+//! One client connection: TLS handshake, HTTP/2 or HTTP/1.1 by ALPN, and its end.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::net::{SocketAddr, TcpStream as StdStream};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::header::HOST;
+use http::{Version, request};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use proxy_core::hash;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::debug;
+
+use super::executor::LocalExecutor;
+use super::worker::Worker;
+use crate::error::Refused;
+use crate::handle::handle;
+use crate::identify::Presented;
+use crate::lane::Lane;
+use crate::upstream::headers;
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
+/// An HTTP/2 connection without a request is closed after this, as kube-apiserver does.
+const IDLE: Duration = Duration::from_secs(90);
+const STREAM_WINDOW: u32 = 128 * 1024;
+const MAX_STREAMS: u32 = 250;
+const MAX_HEADERS: u32 = 64 * 1024;
+/// Unsent answer bytes per stream.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// What all requests of a connection share.
+pub(crate) struct Connection {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) address_hash: u64,
+    pub(crate) presented: Presented,
+    requests: Cell<u64>,
+}
+
+impl Connection {
+    /// Starts serving a socket. Refuses it when too many handshakes are under way.
+    pub(crate) fn begin(worker: &Rc<Worker>, stream: StdStream, peer: SocketAddr) {
+        let most = worker.shared.snapshot.load().config.listen.max_handshakes;
+        if worker.handshakes.get() >= most {
+            let labels = [("lane", worker.lane.name()), ("reason", "max_handshakes")];
+            worker
+                .shared
+                .metrics
+                .counter("spillway_refused_connections_total", &labels)
+                .increment(1);
+            return;
+        }
+        let Ok(stream) = TcpStream::from_std(stream) else {
+            return;
+        };
+        let open = Open::count(worker);
+        tokio::task::spawn_local(async move {
+            let worker = Rc::clone(&open.worker);
+            match handshake(&worker, stream).await {
+                Ok(tls) => serve(&worker, tls, peer).await,
+                Err(error) => {
+                    debug!(lane = worker.lane.name(), %peer, %error, "TLS handshake failed")
+                }
+            }
+            drop(open);
+        });
+    }
+
+    /// Refuses what a proxy must not pass on, before anything is made of it.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`].
+    pub(crate) fn refuse_tricks(&self, head: &request::Parts) -> Result<(), Refused> {
+        self.requests.set(self.requests.get() + 1);
+        headers::refuse_protected_connection_options(&head.headers)?;
+        if head.version < Version::HTTP_2 {
+            let mut hosts = head.headers.get_all(HOST).iter();
+            let host = hosts.next();
+            if hosts.next().is_some() {
+                return Err(Refused::bad_request("more than one Host header"));
+            }
+            let named = host.is_some_and(|host| {
+                http::uri::Authority::try_from(host.as_bytes())
+                    .is_ok_and(|authority| !authority.as_str().contains('@'))
+            });
+            if !named
+                && (host.is_some() || head.version == Version::HTTP_11)
+                && head.uri.authority().is_none()
+            {
+                return Err(Refused::bad_request("missing or malformed Host header"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Counts an open connection; uncounts it when dropped.
+struct Open {
+    worker: Rc<Worker>,
+}
+
+impl Open {
+    fn count(worker: &Rc<Worker>) -> Self {
+        worker
+            .lane_state()
+            .connections
+            .fetch_add(1, Ordering::Relaxed);
+        worker.load.connections.fetch_add(1, Ordering::Relaxed);
+        Self {
+            worker: Rc::clone(worker),
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.worker
+            .lane_state()
+            .connections
+            .fetch_sub(1, Ordering::Relaxed);
+        self.worker.load.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a handshake under way; uncounts it when dropped.
+struct Handshake<'a>(&'a Worker);
+
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        self.0
+            .handshakes
+            .set(self.0.handshakes.get().saturating_sub(1));
+    }
+}
+
+async fn handshake(worker: &Worker, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+    worker.handshakes.set(worker.handshakes.get() + 1);
+    let _handshake = Handshake(worker);
+    let acceptor = {
+        let snapshot = worker.shared.snapshot.load();
+        let tls = match worker.lane {
+            Lane::Main => &snapshot.main_tls,
+            Lane::Reserved => &snapshot.reserved_tls,
+        };
+        TlsAcceptor::from(std::sync::Arc::clone(tls))
+    };
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
+
+async fn serve(worker: &Rc<Worker>, tls: TlsStream<TcpStream>, peer: SocketAddr) {
+    let (_, session) = tls.get_ref();
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let chain = session
+        .peer_certificates()
+        .map(|chain| chain.iter().map(|c| c.clone().into_owned()).collect());
+    let connection = Rc::new(Connection {
+        worker: Rc::clone(worker),
+        peer,
+        address_hash: hash::text(&peer.ip().to_canonical().to_string()),
+        presented: Presented::new(chain.unwrap_or_default()),
+        requests: Cell::new(0),
+    });
+    let shared = Rc::clone(&connection);
+    let service = service_fn(move |request| handle(Rc::clone(&shared), request));
+    let io = TokioIo::new(tls);
+    let ended = if http2 {
+        let served = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * 100)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADERS)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .serve_connection(io, service);
+        until_ended(&connection, served, http2::Connection::graceful_shutdown).await
+    } else {
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(64 * 1024)
+            .serve_connection(io, service)
+            .with_upgrades();
+        until_ended(
+            &connection,
+            served,
+            http1::UpgradeableConnection::graceful_shutdown,
+        )
+        .await
+    };
+    if let Err(error) = ended {
+        debug!(lane = worker.lane.name(), %peer, %error, "connection ended");
+    }
+}
+
+/// Drives a connection to its end; asks it to end when the process stops or nothing was requested for a while.
+async fn until_ended<C>(
+    connection: &Rc<Connection>,
+    served: C,
+    ask_to_end: impl Fn(std::pin::Pin<&mut C>),
+) -> hyper::Result<()>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut served = std::pin::pin!(served);
+    let mut stop = connection.worker.stop.clone();
+    let mut seen = connection.requests.get();
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            ended = &mut served => return ended,
+            _ = stop.wait_for(|stop| *stop), if !asked => {
+                asked = true;
+                ask_to_end(served.as_mut());
+            }
+            () = tokio::time::sleep(IDLE), if !asked => {
+                let requests = connection.requests.get();
+                // One for the service, one here; every open account holds one more.
+                let in_flight = Rc::strong_count(connection) > 2;
+                if requests == seen && !in_flight {
+                    asked = true;
+                    ask_to_end(served.as_mut());
+                }
+                seen = requests;
+            }
+        }
+    }
+}

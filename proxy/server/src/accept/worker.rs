@@ -1,0 +1,197 @@
+//! One worker: a thread with its own runtime, its clients' connections and its own upstream connections.
+
+use std::cell::Cell;
+use std::net::{SocketAddr, TcpStream as StdStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use super::connection::Connection;
+use crate::account::log::Throttle;
+use crate::clock;
+use crate::error::Error;
+use crate::identify::{Credential, Identified};
+use crate::lane::Lane;
+use crate::shared::{LaneState, Shared};
+use crate::upstream::Upstream;
+
+/// Sockets that may wait for a worker.
+const HANDOFFS: usize = 1024;
+
+/// How often idle upstream connections are looked for.
+const TIDY: Duration = Duration::from_secs(10);
+
+/// What a worker is handed.
+pub(crate) enum Handoff {
+    /// A client's connection.
+    Socket(StdStream, SocketAddr),
+    /// Work that blocks the thread: how tests prove that lanes do not share one.
+    Block(Box<dyn FnOnce() + Send>),
+}
+
+impl std::fmt::Debug for Handoff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Handoff")
+    }
+}
+
+/// How much a worker has to do.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) connections: AtomicU64,
+    pub(crate) requests: AtomicU64,
+}
+
+impl Load {
+    /// A request weighs more than an idle connection.
+    pub(crate) fn weight(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed) * 8 + self.connections.load(Ordering::Relaxed)
+    }
+}
+
+/// The way to reach a worker from other threads.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    pub(crate) load: Arc<Load>,
+    sender: mpsc::Sender<Handoff>,
+}
+
+impl Handle {
+    /// # Errors
+    /// Gives nothing back when the worker's inbox is full or the worker is gone.
+    pub(crate) fn hand_over(&self, handoff: Handoff) -> Result<(), ()> {
+        self.sender.try_send(handoff).map_err(|_| ())
+    }
+}
+
+/// A worker, as seen on its own thread.
+pub(crate) struct Worker {
+    pub(crate) lane: Lane,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) upstream: Upstream,
+    pub(crate) load: Arc<Load>,
+    pub(crate) throttle: Throttle,
+    pub(crate) handshakes: Cell<u32>,
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker")
+            .field("lane", &self.lane)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    pub(crate) fn lane_state(&self) -> &LaneState {
+        self.shared.lane(self.lane)
+    }
+
+    /// Remembers what the server thinks of a token, and why requests failed.
+    pub(crate) fn remember(&self, identified: &Identified, status: StatusCode, now: u64) {
+        let Some(digest) = identified.token else {
+            return;
+        };
+        if status == StatusCode::UNAUTHORIZED {
+            self.shared.tokens.refused(digest, now);
+        } else if identified.credential == Credential::Unverified {
+            self.shared.tokens.works(digest, now);
+        }
+    }
+
+    /// Counts a failure of the upstream.
+    pub(crate) fn note(&self, error: &Error) {
+        if let Error::Upstream(failure) = error {
+            self.shared
+                .metrics
+                .counter(
+                    "spillway_upstream_errors_total",
+                    &[("kind", failure.kind())],
+                )
+                .increment(1);
+            if failure.unreachable() {
+                self.shared
+                    .signals
+                    .connect_failures
+                    .fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Starts a worker thread named `name`. It ends when `stop` turns true and its connections have ended, at the latest
+/// after `grace`.
+///
+/// # Errors
+/// When the system refuses a thread or a runtime.
+pub(crate) fn start(
+    name: String,
+    lane: Lane,
+    shared: Arc<Shared>,
+    stop: watch::Receiver<bool>,
+    grace: Duration,
+) -> std::io::Result<(Handle, std::thread::JoinHandle<()>)> {
+    let (sender, inbox) = mpsc::channel(HANDOFFS);
+    let load = Arc::new(Load::default());
+    let handle = Handle {
+        load: Arc::clone(&load),
+        sender,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let worker = Rc::new(Worker {
+            lane,
+            shared,
+            upstream: Upstream::new(),
+            load,
+            throttle: Throttle::default(),
+            handshakes: Cell::new(0),
+            stop: stop.clone(),
+        });
+        LocalSet::new().block_on(&runtime, run(worker, inbox, stop, grace));
+    })?;
+    Ok((handle, thread))
+}
+
+async fn run(
+    worker: Rc<Worker>,
+    mut inbox: mpsc::Receiver<Handoff>,
+    mut stop: watch::Receiver<bool>,
+    grace: Duration,
+) {
+    let mut tidy = tokio::time::interval(TIDY);
+    let index = worker.shared.register_worker();
+    loop {
+        tokio::select! {
+            handoff = inbox.recv() => match handoff {
+                Some(Handoff::Socket(stream, peer)) => Connection::begin(&worker, stream, peer),
+                Some(Handoff::Block(work)) => work(),
+                None => break,
+            },
+            _ = tidy.tick() => {
+                worker.upstream.tidy(clock::now());
+                worker.shared.publish_pools(index, worker.lane, worker.upstream.count());
+            }
+            _ = stop.changed() => break,
+        }
+    }
+    drained(&worker, grace).await;
+}
+
+/// Waits until this worker's connections have ended, at most `grace`.
+async fn drained(worker: &Worker, grace: Duration) {
+    let ended = async {
+        while worker.load.connections.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let _ = tokio::time::timeout(grace, ended).await;
+}

@@ -1,0 +1,273 @@
+//! Stage 7: what a request took, told to everybody who wants to know, exactly once.
+//!
+//! An [`Account`] is opened when a request arrives and closes when its answer's body ends, fails or is dropped, or when
+//! the request was refused. It owns the permit, so that a seat is held as long as the server works and given back
+//! whatever happens; it counts, teaches the cost model and writes the log.
+
+mod body;
+pub(crate) mod log;
+mod seat;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use proxy_core::admission::{Outcome, Permit};
+use proxy_core::time::Time;
+
+use crate::accept::connection::Connection;
+use crate::accept::worker::Worker;
+use crate::attribute::Facts;
+use crate::clock;
+use crate::identify::Identified;
+use crate::metrics::{ClassMetrics, Code};
+use crate::snapshot::Snapshot;
+pub(crate) use body::Body;
+use log::Entry;
+use seat::Seat;
+
+/// A watch that begins with the whole state has delivered it when nothing came for this long.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The client left before its answer was complete.
+    Gone,
+    /// The upstream broke the answer off.
+    Broken,
+    /// We answered it ourselves.
+    Answered,
+    /// The answer was passed on to its end.
+    Complete,
+}
+
+/// One request's account.
+#[derive(Debug)]
+pub(crate) struct Account {
+    connection: Rc<Connection>,
+    snapshot: Arc<Snapshot>,
+    pub(crate) entry: Entry,
+    pub(crate) facts: Option<Facts>,
+    pub(crate) class: Option<usize>,
+    seat: Seat,
+    arrived: Time,
+    sent: Option<Time>,
+    status: u16,
+    bytes: u64,
+    end: End,
+}
+
+impl Account {
+    pub(crate) fn open(
+        connection: &Rc<Connection>,
+        snapshot: &Arc<Snapshot>,
+        arrived: Time,
+        entry: Entry,
+    ) -> Self {
+        let worker = &connection.worker;
+        worker
+            .lane_state()
+            .in_flight
+            .fetch_add(1, Ordering::Relaxed);
+        worker.load.requests.fetch_add(1, Ordering::Relaxed);
+        Self {
+            connection: Rc::clone(connection),
+            snapshot: Arc::clone(snapshot),
+            entry,
+            facts: None,
+            class: None,
+            seat: Seat::Empty,
+            arrived,
+            sent: None,
+            status: 0,
+            bytes: 0,
+            end: End::Gone,
+        }
+    }
+
+    pub(crate) fn identified(&mut self, identified: &Identified) {
+        self.entry.identity = Some(Arc::clone(&identified.identity));
+        self.entry.break_glass = identified.break_glass;
+    }
+
+    /// The request may start; `permit` is `None` where admission does not count it.
+    pub(crate) fn admitted(&mut self, permit: Option<Permit>) {
+        let now = clock::now();
+        self.sent = Some(now);
+        if let Some(metrics) = self.class_metrics() {
+            metrics
+                .queue_delay
+                .record(now.saturating_since(self.arrived).as_secs_f64());
+        }
+        self.seat = Seat::new(permit);
+    }
+
+    /// The head of the upstream's answer is here.
+    pub(crate) fn head(&mut self, status: u16) {
+        let now = clock::now();
+        self.status = status;
+        let Some(facts) = &self.facts else { return };
+        match status {
+            429 => self
+                .worker()
+                .shared
+                .signals
+                .upstream_429
+                .fetch_add(1, Ordering::Relaxed),
+            504 => self
+                .worker()
+                .shared
+                .signals
+                .upstream_504
+                .fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        if facts.long_running {
+            if !facts.initial_state || status != 200 {
+                // The server holds nothing for it any more but the stream.
+                self.release(Outcome::Served);
+            } else {
+                self.seat.time();
+            }
+        } else if let (Some(sent), Some(metrics)) = (self.sent, self.class_metrics()) {
+            metrics
+                .upstream_latency
+                .record(now.saturating_since(sent).as_secs_f64());
+        }
+    }
+
+    /// We answer with `status` ourselves.
+    pub(crate) fn answered(mut self, status: u16) {
+        self.status = status;
+        self.end = End::Answered;
+    }
+
+    /// A tunnel begins: its permit is given back, the account stays open.
+    pub(crate) fn tunnel(&mut self) {
+        self.release(Outcome::Served);
+    }
+
+    /// A tunnel ended after this many bytes towards the client.
+    pub(crate) fn tunnelled(mut self, bytes: u64) {
+        self.bytes = bytes;
+        self.end = End::Complete;
+    }
+
+    /// So many more bytes were passed on.
+    fn passed(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    /// Whether this is a watch that may still be sending its initial state.
+    fn is_delivering(&self) -> bool {
+        self.seat.is_held() && self.facts.as_ref().is_some_and(|facts| facts.initial_state)
+    }
+
+    fn close(mut self, end: End) {
+        self.end = end;
+    }
+
+    fn worker(&self) -> &Worker {
+        &self.connection.worker
+    }
+
+    fn class_metrics(&self) -> Option<&ClassMetrics> {
+        self.class
+            .and_then(|class| self.snapshot.classes.get(class))
+            .map(|class| &class.metrics)
+    }
+
+    fn release(&mut self, outcome: Outcome) {
+        let Some(permit) = self.seat.take() else {
+            return;
+        };
+        let now = clock::now();
+        match self.end {
+            End::Gone | End::Broken if outcome != Outcome::Served => permit.cancel(now),
+            _ => permit.finish(outcome, now),
+        }
+    }
+
+    /// Teaches the cost model what this request really took, until `done`.
+    fn learn(&self, done: Time) {
+        let (Some(facts), Some(sent)) = (&self.facts, self.sent) else {
+            return;
+        };
+        if (200..300).contains(&self.status) {
+            self.worker()
+                .shared
+                .learn(&facts.shape, self.bytes, done.saturating_since(sent));
+        }
+    }
+
+    /// A watch has delivered its initial state.
+    fn delivered(&mut self) {
+        if let Some(delivered) = clock::now().0.checked_sub(QUIET.as_micros() as u64) {
+            self.learn(Time(delivered));
+        }
+        self.release(Outcome::Served);
+    }
+
+    /// Whether the server did the work that was asked of it.
+    fn outcome(&self) -> Outcome {
+        let served = self.end == End::Complete && self.status < 500 && self.status != 429;
+        if served {
+            Outcome::Served
+        } else {
+            Outcome::Failed
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let now = clock::now();
+        let long_running = self.facts.as_ref().is_some_and(|facts| facts.long_running);
+        if self.end == End::Complete && !long_running {
+            self.learn(now);
+        }
+        self.release(self.outcome());
+        self.worker()
+            .lane_state()
+            .in_flight
+            .fetch_sub(1, Ordering::Relaxed);
+        self.worker().load.requests.fetch_sub(1, Ordering::Relaxed);
+        let verb = self
+            .facts
+            .as_ref()
+            .map_or(proxy_core::attributes::Verb::Other, |facts| facts.verb);
+        let code = if self.status == 0 {
+            Code::Gone
+        } else {
+            Code::of(self.status)
+        };
+        if let Some(metrics) = self.class_metrics() {
+            metrics.request(
+                &self.worker().shared.metrics,
+                self.worker().lane,
+                verb,
+                code,
+            );
+            metrics.response_bytes.increment(self.bytes);
+        }
+        let class = self
+            .class
+            .and_then(|class| self.snapshot.classes.get(class))
+            .map_or("", |class| &*class.name);
+        log::write(
+            self.worker(),
+            &self.entry,
+            &log::Finished {
+                class,
+                verb: verb.as_str(),
+                status: self.status,
+                end: self.end,
+                bytes: self.bytes,
+                waited: self.sent.map(|sent| sent.saturating_since(self.arrived)),
+                took: now.saturating_since(self.arrived),
+            },
+        );
+    }
+}

@@ -1,0 +1,134 @@
+//! The body of every answer: it owns the account, so that a request's account closes when its answer does.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::{Account, End, QUIET};
+use crate::upstream::Way;
+
+/// The one body type of all answers.
+pub(crate) enum Body {
+    /// The upstream's, counted.
+    Upstream(Box<Counted>),
+    /// Our own, or none.
+    Local(Option<Bytes>),
+}
+
+/// An upstream body with everything that must last as long as it does.
+pub(crate) struct Counted {
+    incoming: Incoming,
+    way: Option<Way>,
+    account: Option<Account>,
+    /// Armed while a watch delivers its initial state.
+    quiet: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body {
+    pub(crate) fn local(bytes: Bytes) -> Self {
+        Self::Local((!bytes.is_empty()).then_some(bytes))
+    }
+
+    pub(crate) fn upstream(incoming: Incoming, way: Option<Way>, account: Account) -> Self {
+        Self::Upstream(Box::new(Counted {
+            incoming,
+            way,
+            account: Some(account),
+            quiet: None,
+        }))
+    }
+}
+
+impl Counted {
+    fn end(&mut self, end: End) {
+        if let Some(account) = self.account.take() {
+            account.close(end);
+        }
+        if let Some(way) = self.way.take()
+            && end == End::Complete
+        {
+            way.finish();
+        }
+    }
+
+    /// The initial state of a watch costs like a LIST and then nothing: its permit goes back when the stream falls
+    /// quiet, for there is no other end to it.
+    fn watch_for_quiet(&mut self, cx: &mut Context<'_>) {
+        let Some(account) = &mut self.account else {
+            return;
+        };
+        if !account.is_delivering() {
+            return;
+        }
+        let quiet = self
+            .quiet
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(QUIET)));
+        if quiet.as_mut().poll(cx).is_ready() {
+            account.delivered();
+            self.quiet = None;
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // hyper does not ask again once a body says it is at its end.
+        let end = if self.incoming.is_end_stream() {
+            End::Complete
+        } else {
+            End::Gone
+        };
+        self.end(end);
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let counted = match &mut *self {
+            Self::Local(bytes) => {
+                return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
+            }
+            Self::Upstream(counted) => counted,
+        };
+        let polled = Pin::new(&mut counted.incoming).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(data), Some(account)) = (frame.data_ref(), &mut counted.account) {
+                    account.passed(data.len());
+                    counted.quiet = None;
+                }
+            }
+            Poll::Ready(Some(Err(_))) => counted.end(End::Broken),
+            Poll::Ready(None) => counted.end(End::Complete),
+            Poll::Pending => counted.watch_for_quiet(cx),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Local(bytes) => bytes.is_none(),
+            Self::Upstream(counted) => counted.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Local(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Upstream(counted) => counted.incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! One line for a finished request: always on the reserved lane, for refusals and failures at a bounded rate, for the
+//! rest only at level `debug`. Never a token, a header's value or a query's value that could hold one.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use proxy_core::identity::Identity;
+use tracing::{debug, info, warn};
+
+use super::End;
+use crate::accept::worker::Worker;
+use crate::lane::Lane;
+
+/// Lines about refusals and failures a worker writes per second; what exceeds it is counted and told.
+const LINES_PER_SECOND: u32 = 20;
+
+/// What is known about a request before it is sent.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) method: Method,
+    /// Path without the query.
+    pub(crate) path: http::uri::PathAndQuery,
+    pub(crate) address: std::net::IpAddr,
+    pub(crate) identity: Option<Arc<Identity>>,
+    /// The server's audit id, from its answer.
+    pub(crate) audit_id: Option<http::HeaderValue>,
+    /// Why we answered it ourselves.
+    pub(crate) refused: Option<String>,
+    /// It came with a credential of the break-glass authority.
+    pub(crate) break_glass: bool,
+}
+
+/// What is known at its end.
+pub(crate) struct Finished<'a> {
+    pub(crate) class: &'a str,
+    pub(crate) verb: &'a str,
+    pub(crate) status: u16,
+    pub(crate) end: End,
+    pub(crate) bytes: u64,
+    pub(crate) waited: Option<Duration>,
+    pub(crate) took: Duration,
+}
+
+/// Lets through a bounded number of lines per second.
+#[derive(Debug, Default)]
+pub(crate) struct Throttle {
+    second: Cell<u64>,
+    written: Cell<u32>,
+    suppressed: Cell<u64>,
+}
+
+impl Throttle {
+    /// `Some(n)`: write, `n` lines were suppressed before this one.
+    fn pass(&self, now: proxy_core::time::Time) -> Option<u64> {
+        let second = now.0 / 1_000_000;
+        if self.second.replace(second) != second {
+            self.written.set(0);
+        }
+        if self.written.get() >= LINES_PER_SECOND {
+            self.suppressed.set(self.suppressed.get() + 1);
+            return None;
+        }
+        self.written.set(self.written.get() + 1);
+        Some(self.suppressed.replace(0))
+    }
+}
+
+pub(crate) fn write(worker: &Worker, entry: &Entry, finished: &Finished<'_>) {
+    let user = entry
+        .identity
+        .as_ref()
+        .map_or("", |identity| identity.user());
+    let audit_id = entry
+        .audit_id
+        .as_ref()
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or("");
+    let refused = entry.refused.as_deref().unwrap_or("");
+    let end = match finished.end {
+        End::Gone => "client gone",
+        End::Broken => "upstream broke off",
+        End::Answered => "answered here",
+        End::Complete => "complete",
+    };
+    let waited_ms = finished.waited.unwrap_or_default().as_secs_f64() * 1e3;
+    let took_ms = finished.took.as_secs_f64() * 1e3;
+    let Finished {
+        class,
+        verb,
+        status,
+        bytes,
+        ..
+    } = *finished;
+    let (method, path, address) = (entry.method.as_str(), entry.path.path(), entry.address);
+    if worker.lane == Lane::Reserved {
+        let break_glass = entry.break_glass;
+        info!(target: "spillway::reserved", user, verb, method, path, status, audit_id, %address, break_glass, end,
+              refused, bytes, waited_ms, took_ms, "reserved lane used");
+    } else if finished.end == End::Broken || !refused.is_empty() {
+        if let Some(suppressed) = worker.throttle.pass(crate::clock::now()) {
+            let target_is_failure = status >= 500 || finished.end == End::Broken;
+            if target_is_failure {
+                warn!(target: "spillway::access", user, verb, method, path, status, audit_id, %address, class, end,
+                      refused, bytes, waited_ms, took_ms, suppressed, "request failed");
+            } else {
+                info!(target: "spillway::access", user, verb, method, path, status, audit_id, %address, class, end,
+                      refused, bytes, waited_ms, took_ms, suppressed, "request refused");
+            }
+        }
+    } else {
+        debug!(target: "spillway::access", user, verb, method, path, status, audit_id, %address, class, end, bytes,
+               waited_ms, took_ms, "request");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proxy_core::time::Time;
+
+    #[test]
+    fn lines_are_bounded_per_second_and_the_rest_is_counted() {
+        let throttle = Throttle::default();
+        let passed = (0..100)
+            .filter(|_| throttle.pass(Time(5_000_000)).is_some())
+            .count();
+        assert_eq!(passed, LINES_PER_SECOND as usize);
+        assert_eq!(
+            throttle.pass(Time(6_000_000)),
+            Some(100 - u64::from(LINES_PER_SECOND))
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! The admin side: metrics, liveness, readiness. Plain HTTP on loopback, on a thread of its own.
+//!
+//! Here tower's ready-made parts do the work: a request takes a bounded time, and there is a bounded number of them.
+
+use std::convert::Infallible;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use proxy_core::admission::{Mode, TunerState};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn as tower_service};
+
+use crate::lane::Lane;
+use crate::shared::Shared;
+
+type Page = Response<Full<Bytes>>;
+
+/// Requests served at once; the rest wait.
+const CONCURRENCY: usize = 8;
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves until `stop` turns true. Runs inside a `LocalSet`.
+pub(crate) async fn serve(
+    listener: StdListener,
+    shared: Arc<Shared>,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let stopping = stop.clone();
+    let pages = ServiceBuilder::new()
+        .load_shed()
+        .concurrency_limit(CONCURRENCY)
+        .timeout(TIMEOUT)
+        .service(tower_service(move |request: Request<Incoming>| {
+            let (shared, stopping) = (Arc::clone(&shared), *stopping.borrow());
+            async move {
+                Ok::<_, Infallible>(page(
+                    &shared,
+                    stopping,
+                    request.method(),
+                    request.uri().path(),
+                ))
+            }
+        }));
+    loop {
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        };
+        let pages = pages.clone();
+        tokio::task::spawn_local(async move {
+            let service = service_fn(move |request| answer(pages.clone(), request));
+            let _ = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+async fn answer<S>(pages: S, request: Request<Incoming>) -> Result<Page, Infallible>
+where
+    S: Service<Request<Incoming>, Response = Page>,
+    S::Error: std::fmt::Display,
+{
+    Ok(pages
+        .oneshot(request)
+        .await
+        .unwrap_or_else(|error| text(StatusCode::SERVICE_UNAVAILABLE, error.to_string())))
+}
+
+fn page(shared: &Shared, stopping: bool, method: &Method, path: &str) -> Page {
+    if method != Method::GET && method != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET");
+    }
+    match path {
+        "/metrics" => {
+            refresh(shared);
+            let mut page = text(StatusCode::OK, shared.metrics.render());
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            page.headers_mut().insert(CONTENT_TYPE, kind);
+            page
+        }
+        "/livez" => text(StatusCode::OK, "ok"),
+        "/readyz" => readiness(shared, stopping),
+        _ => text(StatusCode::NOT_FOUND, "pages: /metrics /livez /readyz"),
+    }
+}
+
+/// Ready: accepting, not stopping, and the apiserver answers.
+fn readiness(shared: &Shared, stopping: bool) -> Page {
+    let down = shared.probe.lock().is_ok_and(|probe| probe.down);
+    let accepting = shared.lane(Lane::Main).up.load(Ordering::Relaxed) == 1;
+    let lines = [
+        ("stopping", !stopping),
+        ("main-lane", accepting),
+        ("upstream", !down),
+    ];
+    let ready = lines.iter().all(|(_, good)| *good);
+    let mut page = String::new();
+    for (name, good) in lines {
+        page.push_str(if good { "[+]" } else { "[-]" });
+        page.push_str(name);
+        page.push_str(if good { " ok\n" } else { " failed\n" });
+    }
+    text(
+        if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        },
+        page,
+    )
+}
+
+const TUNER_STATES: [(TunerState, &str); 5] = [
+    (TunerState::Hold, "hold"),
+    (TunerState::Brake, "brake"),
+    (TunerState::Grow, "grow"),
+    (TunerState::SlowStart, "slow_start"),
+    (TunerState::FailOpen, "fail_open"),
+];
+
+const fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Off => "off",
+        Mode::Shadow => "shadow",
+        Mode::Enforce => "enforce",
+    }
+}
+
+/// Gauges are written when somebody looks.
+fn refresh(shared: &Shared) {
+    let metrics = &shared.metrics;
+    let snapshot = shared.snapshot.load();
+    let view = shared.engine.view(crate::clock::now());
+    let gauge =
+        |name, labels: &[(&'static str, &str)], value: f64| metrics.gauge(name, labels).set(value);
+    for (kind, bound) in [("short", &view.limit), ("long", &view.breadth)] {
+        gauge(
+            "spillway_limit_seconds",
+            &[("kind", kind)],
+            bound.ceiling.as_secs_f64(),
+        );
+    }
+    for (class, seen) in snapshot.classes.iter().zip(&view.classes) {
+        let name = &*class.name;
+        for (kind, bound) in [("short", &seen.short), ("long", &seen.long)] {
+            let labels = [("class", name), ("kind", kind)];
+            gauge(
+                "spillway_ceiling_seconds",
+                &labels,
+                bound.ceiling.as_secs_f64(),
+            );
+            gauge(
+                "spillway_outstanding_seconds",
+                &labels,
+                bound.outstanding.as_secs_f64(),
+            );
+            gauge("spillway_running_requests", &labels, bound.running as f64);
+            gauge("spillway_waiting_requests", &labels, bound.waiting as f64);
+        }
+    }
+    gauge("spillway_outstanding_bytes", &[], view.bytes as f64);
+    gauge("spillway_bytes_budget_bytes", &[], view.bytes_budget as f64);
+    if let Ok(probe) = shared.probe.lock() {
+        gauge(
+            "spillway_probe_delay_seconds",
+            &[],
+            probe.excess.as_secs_f64(),
+        );
+        gauge(
+            "spillway_probe_baseline_seconds",
+            &[],
+            probe.baseline.as_secs_f64(),
+        );
+        gauge(
+            "spillway_upstream_up",
+            &[],
+            f64::from(u8::from(!probe.down)),
+        );
+    }
+    for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {
+        gauge(
+            "spillway_mode",
+            &[("mode", mode_name(mode))],
+            f64::from(u8::from(view.mode == mode)),
+        );
+    }
+    for (state, name) in TUNER_STATES {
+        gauge(
+            "spillway_tuner_state",
+            &[("state", name)],
+            f64::from(u8::from(view.state == state)),
+        );
+    }
+    for lane in Lane::ALL {
+        let state = shared.lane(lane);
+        let labels = [("lane", lane.name())];
+        gauge(
+            "spillway_lane_in_flight",
+            &labels,
+            state.in_flight.load(Ordering::Relaxed) as f64,
+        );
+        gauge(
+            "spillway_lane_connections",
+            &labels,
+            state.connections.load(Ordering::Relaxed) as f64,
+        );
+        gauge(
+            "spillway_lane_up",
+            &labels,
+            f64::from(state.up.load(Ordering::Relaxed)),
+        );
+    }
+    for (pool, traffic, connections, streams) in shared.pools() {
+        let labels = [("pool", pool), ("traffic", traffic)];
+        gauge("spillway_upstream_connections", &labels, connections as f64);
+        gauge("spillway_upstream_streams", &labels, streams as f64);
+    }
+    for (role, until) in &snapshot.expiries {
+        gauge(
+            "spillway_certificate_expiry_timestamp_seconds",
+            &[("role", role)],
+            *until as f64,
+        );
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Page {
+    let mut page = Response::new(Full::new(body.into()));
+    *page.status_mut() = status;
+    page.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    page
+}

@@ -1,0 +1,90 @@
+//! The control thread: probes the apiserver, ticks the tuner, and reloads what changed.
+//!
+//! One thread of its own, so that neither lane can delay the sensors, and a scrape can delay nothing.
+
+pub(crate) mod probe;
+pub(crate) mod reload;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use proxy_core::admission::{Signals, probe::Tracker};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tracing::{info, warn};
+
+use crate::clock;
+use crate::shared::Shared;
+
+/// The tuner's window.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Histograms' raw samples are drained this often.
+const UPKEEP_TICKS: u32 = 50;
+
+/// Runs until `stop` turns true. Runs inside a `LocalSet`.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    reloader: reload::Reloader,
+    mut stop: watch::Receiver<bool>,
+) {
+    let tracker = probe::start(&shared, stop.clone());
+    let reloading =
+        tokio::task::spawn_local(reload::run(reloader, Arc::clone(&shared), stop.clone()));
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut count = 0_u32;
+    let mut was_down = None;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+        let view = tick(&shared, &tracker);
+        if was_down.replace(view.down) != Some(view.down) {
+            let address = shared.snapshot.load().config.upstream.address;
+            if view.down {
+                warn!(%address, "the apiserver does not answer; calls get 503 with Retry-After until it does");
+            } else if !view.blind {
+                info!(%address, "the apiserver answers");
+            }
+        }
+        count = count.wrapping_add(1);
+        if count.is_multiple_of(UPKEEP_TICKS) {
+            shared.metrics.upkeep();
+        }
+    }
+    reloading.abort();
+}
+
+fn tick(
+    shared: &Shared,
+    tracker: &std::rc::Rc<std::cell::RefCell<Tracker>>,
+) -> proxy_core::admission::probe::ProbeView {
+    let now = clock::now();
+    let view = tracker.borrow().view(now);
+    let seen = &shared.signals;
+    let signals = Signals {
+        probe: view,
+        upstream_429: seen.upstream_429.swap(0, Ordering::Relaxed),
+        upstream_504: seen.upstream_504.swap(0, Ordering::Relaxed),
+        connect_failures: seen.connect_failures.swap(0, Ordering::Relaxed),
+        memory_pressure: None,
+    };
+    for (code, count) in [("429", signals.upstream_429), ("504", signals.upstream_504)] {
+        if count > 0 {
+            shared
+                .metrics
+                .counter("spillway_upstream_refusals_total", &[("code", code)])
+                .increment(count.into());
+        }
+    }
+    let target = shared.snapshot.load().settings.target;
+    shared.set_calm(!view.blind && !view.down && view.excess < target / 4);
+    shared.engine.tick(&signals, now);
+    if let Ok(mut probe) = shared.probe.lock() {
+        *probe = view;
+    }
+    view
+}

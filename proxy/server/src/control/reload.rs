@@ -1,0 +1,139 @@
+//! Reload: when the configuration or a file it names changes, or on SIGHUP.
+//!
+//! Everything is read and checked first and swapped whole; on any error the old configuration stays in force. Files are
+//! compared by content every few seconds: certificates are replaced by rename, by symlink swap (ConfigMaps) and in place,
+//! and content is the one thing all these ways change.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use config::{Change, Config};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::clock;
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Reloader {
+    /// `None` for a configuration handed over in memory: then only the files it names are watched.
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// Looks for changes until `stop` turns true.
+pub(crate) async fn run(reloader: Reloader, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut seen = digests(&watched(&reloader, &shared.snapshot.load().config));
+    loop {
+        let asked = tokio::select! {
+            () = tokio::time::sleep(LOOK) => false,
+            () = received(&mut hangup) => true,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let current = digests(&watched(&reloader, &shared.snapshot.load().config));
+        if !asked && current == seen {
+            continue;
+        }
+        seen = current;
+        reload(&reloader, &shared);
+        // A new configuration may name other files.
+        seen.extend(digests(&watched(&reloader, &shared.snapshot.load().config)));
+        seen.retain(|path, _| watched(&reloader, &shared.snapshot.load().config).contains(path));
+    }
+}
+
+async fn received(hangup: &mut Option<tokio::signal::unix::Signal>) {
+    match hangup {
+        Some(hangup) => {
+            hangup.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn watched(reloader: &Reloader, config: &Config) -> Vec<PathBuf> {
+    let mut files = Snapshot::files(config);
+    files.extend(reloader.file.clone());
+    files
+}
+
+/// A file that cannot be read has no digest; that it cannot be is found out when it is used.
+fn digests(files: &[PathBuf]) -> HashMap<PathBuf, Option<[u8; 32]>> {
+    files
+        .iter()
+        .map(|path| (path.clone(), digest(path)))
+        .collect()
+}
+
+fn digest(path: &Path) -> Option<[u8; 32]> {
+    let content = std::fs::read(path).ok()?;
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &content)
+        .as_ref()
+        .try_into()
+        .ok()
+}
+
+fn reload(reloader: &Reloader, shared: &Shared) {
+    let old = shared.snapshot.load_full();
+    let config = match &reloader.file {
+        None => old.config.clone(),
+        Some(file) => match read(file) {
+            Ok(config) => config,
+            Err(problem) => return refused(shared, &problem),
+        },
+    };
+    let changes = Change::between(&old.config, &config);
+    match Snapshot::load(config, old.generation + 1, &shared.metrics) {
+        Err(problem) => refused(shared, &problem.to_string()),
+        Ok(snapshot) => {
+            // The keys may have changed, and with them what is known about tokens.
+            shared.tokens.clear();
+            shared
+                .engine
+                .reconfigure(snapshot.settings.clone(), clock::now());
+            shared.snapshot.store(Arc::new(snapshot));
+            shared
+                .metrics
+                .counter("spillway_config_reloads_total", &[("result", "applied")])
+                .increment(1);
+            info!(changes = changes.len(), "configuration reloaded");
+            for change in changes {
+                if change.applies == config::Applies::Restart {
+                    warn!(key = %change.key, "changed, but needs a restart to take effect");
+                } else {
+                    info!(key = %change.key, "changed");
+                }
+            }
+        }
+    }
+}
+
+/// Reads and parses a configuration file.
+///
+/// # Errors
+/// A text for people that says what is wrong and where.
+pub(crate) fn read(file: &Path) -> Result<Config, String> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("{name}: cannot be read: {error}"))?;
+    Config::parse(&text, &name).map_err(|report| report.to_string())
+}
+
+fn refused(shared: &Shared, problem: &str) {
+    shared
+        .metrics
+        .counter("spillway_config_reloads_total", &[("result", "refused")])
+        .increment(1);
+    error!(
+        problem,
+        "the new configuration cannot be used; the old one stays in force"
+    );
+}

@@ -1,0 +1,203 @@
+//! The data path on one page: what happens to a request, in the order in which it happens.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::HeaderName;
+use http::{Request, Response, request};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use proxy_core::attributes::Verb;
+use tower::Service as _;
+
+use crate::accept::connection::Connection;
+use crate::account::log::Entry;
+use crate::account::{Account, Body};
+use crate::admit::admit;
+use crate::attribute::{self, Facts};
+use crate::classify::classify;
+use crate::clock;
+use crate::error::{Error, Refused};
+use crate::identify::{Credential, Identified, identify};
+use crate::lane::Lane;
+use crate::respond;
+use crate::snapshot::Snapshot;
+use crate::upstream::body::RequestBody;
+use crate::upstream::{Outbound, headers, upgrade};
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// Answers one request. Never fails: whatever goes wrong becomes an answer.
+pub(crate) async fn handle(
+    connection: Rc<Connection>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let worker = &connection.worker;
+    let snapshot = worker.shared.snapshot.load_full();
+    let client = upgrade::wanted(request.headers()).then(|| hyper::upgrade::on(&mut request));
+    let (head, body) = request.into_parts();
+    let mut account = Account::open(
+        &connection,
+        &snapshot,
+        clock::now(),
+        entry(&connection, &head),
+    );
+    match serve(&connection, &snapshot, &mut account, head, body, client).await {
+        Ok(Served::Answer(response)) => {
+            Ok(response.map(|(body, way)| Body::upstream(body, way, account)))
+        }
+        Ok(Served::Tunnel(response, tunnel)) => {
+            account.tunnel();
+            tokio::task::spawn_local(async move {
+                let bytes = tunnel.run().await.map_or(0, |(_, down)| down);
+                account.tunnelled(bytes);
+            });
+            Ok(response)
+        }
+        Err(error) => {
+            let watch = account
+                .facts
+                .as_ref()
+                .is_some_and(|facts| facts.verb == Verb::Watch);
+            worker.note(&error);
+            account.entry.refused = Some(error.to_string());
+            let response = respond::error(&error, watch, fastrand::u32(..));
+            account.answered(response.status().as_u16());
+            Ok(response)
+        }
+    }
+}
+
+enum Served {
+    Answer(Response<(Incoming, Option<crate::upstream::Way>)>),
+    Tunnel(Response<Body>, upgrade::Tunnel),
+}
+
+async fn serve(
+    connection: &Connection,
+    snapshot: &Arc<Snapshot>,
+    account: &mut Account,
+    mut head: request::Parts,
+    body: Incoming,
+    client: Option<OnUpgrade>,
+) -> Result<Served, Error> {
+    let worker = &connection.worker;
+    let address = connection.peer.ip();
+    connection.refuse_tricks(&head)?;
+
+    // Identify.
+    let now = clock::unix_seconds();
+    let identified = identify(
+        &connection.presented,
+        &head.headers,
+        worker.lane,
+        snapshot,
+        &worker.shared.tokens,
+        now,
+    )?;
+    account.identified(&identified);
+    if worker.lane == Lane::Reserved {
+        account.class = Some(snapshot.reserved_class());
+        snapshot.reserved.check(&identified)?;
+    }
+
+    // Attribute and classify.
+    let attributes = attribute::read(&head)?;
+    let classified = classify(
+        &attributes,
+        &identified.identity,
+        &head.headers,
+        address,
+        snapshot,
+    );
+    let facts = Facts::of(&attributes, &head.headers);
+    let class = if worker.lane == Lane::Reserved {
+        snapshot.reserved_class()
+    } else {
+        classified.class.index()
+    };
+    account.class = Some(class);
+    account.facts = Some(facts.clone());
+
+    // Admit.
+    let permit = admit(
+        worker,
+        snapshot,
+        &facts,
+        classified.class,
+        &identified,
+        connection.address_hash,
+    )
+    .await?;
+    account.admitted(permit);
+
+    // Upstream.
+    headers::take_off(
+        &mut head.headers,
+        &snapshot.identity_headers,
+        client.is_some(),
+    );
+    headers::put_on(
+        &mut head.headers,
+        address,
+        assertion(snapshot, &identified)?,
+    );
+    let outbound = Outbound {
+        head,
+        body: RequestBody::new(body),
+        credential: identified.credential,
+        traffic: facts.traffic,
+        snapshot: Arc::clone(snapshot),
+    };
+    let (mut response, way) = match client {
+        Some(client) => match upgrade::send(outbound, client).await? {
+            upgrade::Answer::Switched(response, tunnel) => {
+                account.head(response.status().as_u16());
+                account.entry.audit_id = response.headers().get(AUDIT_ID).cloned();
+                return Ok(Served::Tunnel(response.map(|_| Body::Local(None)), tunnel));
+            }
+            upgrade::Answer::Ordinary(response) => (response, None),
+        },
+        None => {
+            let inbound = worker.upstream.clone().call(outbound).await?;
+            (inbound.response, Some(inbound.way))
+        }
+    };
+
+    // Account: the head now, the rest as the body streams by.
+    headers::take_off_answer(response.headers_mut());
+    account.entry.audit_id = response.headers().get(AUDIT_ID).cloned();
+    account.head(response.status().as_u16());
+    worker.remember(&identified, response.status(), now);
+    Ok(Served::Answer(response.map(|body| (body, way))))
+}
+
+fn entry(connection: &Connection, head: &request::Parts) -> Entry {
+    let root = || http::uri::PathAndQuery::from_static("/");
+    Entry {
+        method: head.method.clone(),
+        path: head.uri.path_and_query().cloned().unwrap_or_else(root),
+        address: connection.peer.ip(),
+        identity: None,
+        audit_id: None,
+        refused: None,
+        break_glass: false,
+    }
+}
+
+/// The headers that assert a verified certificate's identity; `None` for everything else.
+fn assertion(
+    snapshot: &Snapshot,
+    identified: &Identified,
+) -> Result<Option<Vec<(HeaderName, http::HeaderValue)>>, Refused> {
+    if identified.credential != Credential::Asserted {
+        return Ok(None);
+    }
+    // A name that no header can hold is one the server could not be told: better nobody than somebody else.
+    snapshot
+        .identity_headers
+        .assertion(&identified.identity)
+        .ok_or(Refused::Unauthorized)
+        .map(Some)
+}

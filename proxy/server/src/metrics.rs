@@ -1,0 +1,336 @@
+//! Every series declared once. Labels are closed sets: lanes, the configured classes, verbs, reasons.
+//!
+//! Handles are resolved when a configuration is loaded, so that counting on the path is one atomic addition. The exporter
+//! keeps raw histogram samples until something drains them, so the admin thread runs its upkeep every few seconds.
+
+use std::sync::OnceLock;
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{
+    BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+use proxy_core::attributes::Verb;
+
+use crate::lane::Lane;
+
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+
+/// Upper bounds of all histograms, in seconds: from a tenth of a millisecond to a minute.
+const SECONDS: [f64; 16] = [
+    0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0,
+    60.0,
+];
+
+/// The name under which the reserved lane's requests appear among the classes.
+pub(crate) const RESERVED: &str = "reserved";
+
+/// How a request ended, as the `code` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// 1xx: switched protocols.
+    Switched,
+    /// 2xx.
+    Success,
+    /// 3xx.
+    Redirect,
+    /// 4xx other than 429.
+    Client,
+    /// 429, whoever said it.
+    TooMany,
+    /// 5xx.
+    Server,
+    /// No answer: the client went away first.
+    Gone,
+}
+
+impl Code {
+    const ALL: [Self; 7] = [
+        Self::Switched,
+        Self::Success,
+        Self::Redirect,
+        Self::Client,
+        Self::TooMany,
+        Self::Server,
+        Self::Gone,
+    ];
+
+    pub(crate) fn of(status: u16) -> Self {
+        match status {
+            100..=199 => Self::Switched,
+            200..=299 => Self::Success,
+            300..=399 => Self::Redirect,
+            429 => Self::TooMany,
+            400..=499 => Self::Client,
+            _ => Self::Server,
+        }
+    }
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Switched => "1xx",
+            Self::Success => "2xx",
+            Self::Redirect => "3xx",
+            Self::Client => "4xx",
+            Self::TooMany => "429",
+            Self::Server => "5xx",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// Values of the `verb` label: every named verb, and one for the others.
+const VERBS: usize = Verb::NAMED.len() + 1;
+
+/// Where series are registered and rendered.
+pub(crate) struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// # Errors
+    /// None in practice: the buckets are constant and not empty.
+    pub(crate) fn new() -> Result<Self, BuildError> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&SECONDS)?
+            .build_recorder();
+        let metrics = Self {
+            handle: recorder.handle(),
+            recorder,
+        };
+        metrics.describe();
+        Ok(metrics)
+    }
+
+    /// The page for Prometheus.
+    pub(crate) fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Drains raw samples into buckets; to be called every few seconds.
+    pub(crate) fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    pub(crate) fn counter(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
+        self.recorder
+            .register_counter(&key(name, labels), &METADATA)
+    }
+
+    pub(crate) fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
+        self.recorder.register_gauge(&key(name, labels), &METADATA)
+    }
+
+    pub(crate) fn histogram(
+        &self,
+        name: &'static str,
+        labels: &[(&'static str, &str)],
+    ) -> Histogram {
+        self.recorder
+            .register_histogram(&key(name, labels), &METADATA)
+    }
+
+    fn describe(&self) {
+        let recorder = &self.recorder;
+        let counters = [
+            (
+                "spillway_requests_total",
+                "Requests answered, by lane, class, verb and code; `gone` = the client left first.",
+            ),
+            (
+                "spillway_shed_total",
+                "Requests refused by admission, by class and reason.",
+            ),
+            (
+                "spillway_shadow_shed_total",
+                "Requests that `enforce` would have refused, by class and reason.",
+            ),
+            (
+                "spillway_response_bytes_total",
+                "Bytes of answers' bodies passed on, by class.",
+            ),
+            (
+                "spillway_upstream_errors_total",
+                "Requests the apiserver did not answer, by kind.",
+            ),
+            (
+                "spillway_upstream_refusals_total",
+                "The apiserver's own 429 (APF) and 504, by code.",
+            ),
+            (
+                "spillway_refused_connections_total",
+                "Connections refused at accept, by lane and reason.",
+            ),
+            (
+                "spillway_config_reloads_total",
+                "Configuration reloads, by result.",
+            ),
+            (
+                "spillway_probes_total",
+                "Probes of the apiserver, by result.",
+            ),
+        ];
+        for (name, text) in counters {
+            recorder.describe_counter(name.into(), Some(Unit::Count), text.into());
+        }
+        let histograms = [
+            (
+                "spillway_queue_delay_seconds",
+                "How long admitted requests waited for admission, by class.",
+            ),
+            (
+                "spillway_upstream_latency_seconds",
+                "From sending to the head of the answer, by class; watches excluded.",
+            ),
+        ];
+        for (name, text) in histograms {
+            recorder.describe_histogram(name.into(), Some(Unit::Seconds), text.into());
+        }
+        let gauges = [
+            (
+                "spillway_limit_seconds",
+                "Outstanding work the tuner allows, in seconds of server time, by kind (short, long).",
+            ),
+            (
+                "spillway_ceiling_seconds",
+                "Outstanding work a class may see admitted, by class.",
+            ),
+            (
+                "spillway_outstanding_seconds",
+                "Work admitted and not finished, by class.",
+            ),
+            (
+                "spillway_outstanding_bytes",
+                "Response bytes expected of admitted requests, where they are large.",
+            ),
+            (
+                "spillway_bytes_budget_bytes",
+                "How many of these may be outstanding.",
+            ),
+            (
+                "spillway_running_requests",
+                "Requests that hold a permit, by class.",
+            ),
+            (
+                "spillway_waiting_requests",
+                "Requests that wait for admission, by class.",
+            ),
+            (
+                "spillway_probe_delay_seconds",
+                "The server's queueing delay: the probe's excess over its baseline.",
+            ),
+            (
+                "spillway_probe_baseline_seconds",
+                "What the probe takes when the server is idle.",
+            ),
+            ("spillway_tuner_state", "1 for the state the tuner is in."),
+            ("spillway_mode", "1 for the mode in force."),
+            (
+                "spillway_lane_in_flight",
+                "Requests in flight, long-running ones included, by lane.",
+            ),
+            ("spillway_lane_connections", "Client connections, by lane."),
+            ("spillway_lane_up", "1 while a lane accepts connections."),
+            (
+                "spillway_upstream_up",
+                "1 while the apiserver answers the probe.",
+            ),
+            (
+                "spillway_upstream_connections",
+                "Connections to the apiserver, by pool and traffic.",
+            ),
+            (
+                "spillway_upstream_streams",
+                "Streams in use on them, by pool and traffic.",
+            ),
+            (
+                "spillway_certificate_expiry_timestamp_seconds",
+                "When a certificate in use ends, by file's role.",
+            ),
+        ];
+        for (name, text) in gauges {
+            recorder.describe_gauge(name.into(), None, text.into());
+        }
+    }
+}
+
+fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
+    let labels: Vec<Label> = labels
+        .iter()
+        .map(|(name, value)| Label::new(*name, (*value).to_owned()))
+        .collect();
+    Key::from_parts(name, labels)
+}
+
+/// The handles of one class.
+pub(crate) struct ClassMetrics {
+    name: String,
+    requests: Vec<OnceLock<Counter>>,
+    pub(crate) queue_delay: Histogram,
+    pub(crate) upstream_latency: Histogram,
+    pub(crate) response_bytes: Counter,
+}
+
+impl std::fmt::Debug for ClassMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClassMetrics")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClassMetrics {
+    pub(crate) fn new(metrics: &Metrics, name: &str) -> Self {
+        let labels = [("class", name)];
+        Self {
+            name: name.to_owned(),
+            requests: std::iter::repeat_with(OnceLock::new)
+                .take(Lane::ALL.len() * VERBS * Code::ALL.len())
+                .collect(),
+            queue_delay: metrics.histogram("spillway_queue_delay_seconds", &labels),
+            upstream_latency: metrics.histogram("spillway_upstream_latency_seconds", &labels),
+            response_bytes: metrics.counter("spillway_response_bytes_total", &labels),
+        }
+    }
+
+    /// Counts one answered request.
+    pub(crate) fn request(&self, metrics: &Metrics, lane: Lane, verb: Verb, code: Code) {
+        let index = (lane.index() * VERBS + (verb as usize).min(VERBS - 1)) * Code::ALL.len()
+            + code as usize;
+        if let Some(cell) = self.requests.get(index) {
+            let register = || {
+                let verb = if verb == Verb::Other {
+                    "other"
+                } else {
+                    verb.as_str()
+                };
+                let labels = [
+                    ("lane", lane.name()),
+                    ("class", &*self.name),
+                    ("verb", verb),
+                    ("code", code.label()),
+                ];
+                metrics.counter("spillway_requests_total", &labels)
+            };
+            cell.get_or_init(register).increment(1);
+        }
+    }
+
+    /// Counts one refusal, real or of the shadow.
+    pub(crate) fn shed(&self, metrics: &Metrics, reason: &'static str, shadow: bool) {
+        let name = if shadow {
+            "spillway_shadow_shed_total"
+        } else {
+            "spillway_shed_total"
+        };
+        metrics
+            .counter(name, &[("class", &self.name), ("reason", reason)])
+            .increment(1);
+    }
+}

@@ -1,0 +1,173 @@
+//! Every answer we make ourselves, in the form Kubernetes gives it.
+//!
+//! The one place where an [`Error`] becomes a status, a `Status` object and headers. What is shed gets 429 with an integer
+//! Retry-After: client-go retries nothing without it and sleeps exactly what it says. Watches get 429 even when the server
+//! is down, because a reflector answers any other refusal with a full LIST.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde_json::json;
+
+use crate::account::Body;
+use crate::error::{Error, Refused};
+
+/// Which class a refused request was in.
+pub(crate) const CLASS: HeaderName = HeaderName::from_static("x-spillway-class");
+/// Why it was refused.
+pub(crate) const REASON: HeaderName = HeaderName::from_static("x-spillway-reason");
+
+/// Retry-After while the upstream is away: drawn from 1..=this, in seconds.
+const UPSTREAM_AWAY_RETRY: u32 = 4;
+
+/// Turns a refusal or failure into the answer the client gets. `watch` says whether it was a watch; `random` is any
+/// number, for the jitter of Retry-After.
+pub(crate) fn error(error: &Error, watch: bool, random: u32) -> Response<Body> {
+    match error {
+        Error::Refused(refused) => refusal(refused),
+        Error::Upstream(failure) => {
+            let code = if watch {
+                StatusCode::TOO_MANY_REQUESTS
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            let retry_after = 1 + random % UPSTREAM_AWAY_RETRY;
+            let mut response = status(code, &format!("spillway: {failure}"), Some(retry_after));
+            response
+                .headers_mut()
+                .insert(REASON, HeaderValue::from_static(failure.kind()));
+            response
+        }
+    }
+}
+
+fn refusal(refused: &Refused) -> Response<Body> {
+    match refused {
+        Refused::Malformed { status: code, .. } => {
+            let mut response = status(*code, &refused.to_string(), None);
+            // Whatever follows on this connection may be part of a trick.
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
+        Refused::Unauthorized => status(StatusCode::UNAUTHORIZED, "Unauthorized", None),
+        Refused::NotForTheReservedLane { .. } => {
+            status(StatusCode::FORBIDDEN, &refused.to_string(), None)
+        }
+        Refused::ReservedLaneFull => {
+            status(StatusCode::TOO_MANY_REQUESTS, &refused.to_string(), Some(1))
+        }
+        Refused::Shed {
+            reason,
+            class,
+            retry_after,
+        } => {
+            let mut response = status(
+                StatusCode::TOO_MANY_REQUESTS,
+                &refused.to_string(),
+                Some(*retry_after),
+            );
+            let headers = response.headers_mut();
+            headers.insert(REASON, HeaderValue::from_static(reason));
+            if let Ok(class) = HeaderValue::from_str(class) {
+                headers.insert(CLASS, class);
+            }
+            response
+        }
+    }
+}
+
+/// A `Status` object with the reason that Kubernetes gives this code.
+pub(crate) fn status(code: StatusCode, message: &str, retry_after: Option<u32>) -> Response<Body> {
+    let details = match retry_after {
+        Some(seconds) => json!({ "retryAfterSeconds": seconds }),
+        None => json!({}),
+    };
+    let object = json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": reason(code),
+        "details": details,
+        "code": code.as_u16(),
+    });
+    let mut response = Response::new(Body::local(Bytes::from(object.to_string())));
+    *response.status_mut() = code;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(seconds) = retry_after {
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// `metav1.StatusReason` for the codes we use.
+fn reason(code: StatusCode) -> &'static str {
+    match code {
+        StatusCode::BAD_REQUEST => "BadRequest",
+        StatusCode::UNAUTHORIZED => "Unauthorized",
+        StatusCode::FORBIDDEN => "Forbidden",
+        StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
+        StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
+        StatusCode::INTERNAL_SERVER_ERROR => "InternalError",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::UpstreamError;
+    use http_body_util::BodyExt as _;
+
+    async fn object(response: Response<Body>) -> serde_json::Value {
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .expect("local body")
+            .to_bytes();
+        serde_json::from_slice(&bytes).expect("a Status object")
+    }
+
+    #[tokio::test]
+    async fn what_is_shed_gets_a_status_that_clients_understand() {
+        let shed = Refused::Shed {
+            reason: "queue_full",
+            class: "bulk".into(),
+            retry_after: 7,
+        };
+        let response = error(&shed.into(), false, 0);
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "7");
+        assert_eq!(response.headers()["x-spillway-class"], "bulk");
+        assert_eq!(response.headers()["x-spillway-reason"], "queue_full");
+        let object = object(response).await;
+        assert_eq!(object["kind"], "Status");
+        assert_eq!(object["reason"], "TooManyRequests");
+        assert_eq!(object["details"]["retryAfterSeconds"], 7);
+        assert_eq!(object["code"], 429);
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_is_away_is_503_but_429_for_watches() {
+        let away = || Error::from(UpstreamError::Unreachable("connection refused".into()));
+        for random in 0..50 {
+            let response = error(&away(), false, random);
+            assert_eq!(response.status(), 503);
+            let retry: u32 = response.headers()["retry-after"]
+                .to_str()
+                .expect("text")
+                .parse()
+                .expect("integer");
+            assert!((1..=UPSTREAM_AWAY_RETRY).contains(&retry));
+        }
+        assert_eq!(error(&away(), true, 0).status(), 429);
+    }
+}

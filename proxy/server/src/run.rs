@@ -1,0 +1,258 @@
+//! Composition: from a configuration to running threads, and back.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use config::Config;
+use proxy_core::admission::Engine;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+use tracing::{error, info};
+
+use crate::accept::listener::{self, BindError};
+use crate::accept::worker::{self, Handoff};
+use crate::control::{self, reload::Reloader};
+use crate::lane::Lane;
+use crate::metrics::Metrics;
+use crate::shared::Shared;
+use crate::snapshot::{Snapshot, SnapshotError};
+use crate::{admin, clock};
+
+/// How long open requests may take to end when the process stops.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Why the proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration parsed, but cannot be used.
+    #[error("the configuration cannot be used: {0}")]
+    Snapshot(#[from] SnapshotError),
+    /// An address is taken or not this machine's.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system refused a thread, a runtime or memory.
+    #[error("the system refused to start a thread: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// A running proxy. Dropping it stops it as [`Running::stop`] does.
+#[derive(Debug)]
+pub struct Running {
+    main: Vec<SocketAddr>,
+    reserved: Vec<SocketAddr>,
+    admin: SocketAddr,
+    stop: watch::Sender<bool>,
+    workers: Vec<worker::Handle>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Reads every file `config` names, binds every address and starts all threads. `file` is where `config` came from; it
+/// is watched for changes.
+///
+/// The apiserver need not be up: until it is, calls get 503 with Retry-After.
+///
+/// # Errors
+/// [`StartError`]; nothing keeps running then.
+pub fn start(config: Config, file: Option<PathBuf>) -> Result<Running, StartError> {
+    let metrics = Arc::new(Metrics::new().map_err(std::io::Error::other)?);
+    let snapshot = Snapshot::load(config, 1, &metrics)?;
+    let listen = snapshot.config.listen.clone();
+    let reserved_connections = u64::from(snapshot.config.reserved.max_connections);
+    let bind = |addresses: &[SocketAddr], what| -> Result<Vec<_>, BindError> {
+        addresses
+            .iter()
+            .map(|address| listener::bind(*address, what))
+            .collect()
+    };
+    let main_sockets = bind(&listen.main, "listen.main")?;
+    let reserved_sockets = bind(&listen.reserved, "listen.reserved")?;
+    let admin_socket = listener::bind(listen.admin, "listen.admin")?;
+    let addresses = |sockets: &[std::net::TcpListener]| -> std::io::Result<Vec<SocketAddr>> {
+        sockets
+            .iter()
+            .map(std::net::TcpListener::local_addr)
+            .collect()
+    };
+    let (main, reserved) = (addresses(&main_sockets)?, addresses(&reserved_sockets)?);
+    let admin = admin_socket.local_addr()?;
+
+    let engine = Arc::new(Engine::new(snapshot.settings.clone(), clock::now()));
+    let shared = Arc::new(Shared::new(snapshot, engine, metrics));
+    let (stop, stopped) = watch::channel(false);
+    let mut running = Running {
+        main,
+        reserved,
+        admin,
+        stop,
+        workers: Vec::new(),
+        threads: Vec::new(),
+    };
+
+    let reloader = Reloader { file };
+    let control_stop = stopped.clone();
+    running.thread("control", {
+        let shared = Arc::clone(&shared);
+        move || async move {
+            control::run(shared, reloader, control_stop).await;
+            Ok(())
+        }
+    })?;
+    running.thread("admin", {
+        let (shared, stop) = (Arc::clone(&shared), stopped.clone());
+        move || admin::serve(admin_socket, shared, stop)
+    })?;
+    let workers = match listen.workers {
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8)),
+        workers => workers,
+    };
+    running.lane(
+        Lane::Main,
+        workers,
+        main_sockets,
+        &shared,
+        u64::from(listen.max_connections),
+        &stopped,
+    )?;
+    running.lane(
+        Lane::Reserved,
+        1,
+        reserved_sockets,
+        &shared,
+        reserved_connections,
+        &stopped,
+    )?;
+    info!(main = ?running.main, reserved = ?running.reserved, admin = %running.admin, workers, "spillway is up");
+    Ok(running)
+}
+
+impl Running {
+    /// Addresses of the main lane, as bound.
+    #[must_use]
+    pub fn main(&self) -> &[SocketAddr] {
+        &self.main
+    }
+
+    /// Addresses of the reserved lane, as bound.
+    #[must_use]
+    pub fn reserved(&self) -> &[SocketAddr] {
+        &self.reserved
+    }
+
+    /// The admin address, as bound.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Blocks every worker thread of the main lane until the returned guard is dropped. For tests: it proves that the
+    /// other lane does not depend on this one.
+    #[must_use]
+    pub fn block_main_lane(&self) -> Vec<std::sync::mpsc::Sender<()>> {
+        let mut guards = Vec::new();
+        for worker in &self.workers {
+            let (guard, released) = std::sync::mpsc::channel();
+            let block = Handoff::Block(Box::new(move || {
+                let _ = released.recv();
+            }));
+            if worker.hand_over(block).is_ok() {
+                guards.push(guard);
+            }
+        }
+        guards
+    }
+
+    /// Stops accepting, asks connections to end, and waits for all threads: at most a grace period of 10 s.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.stop.send(true);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+
+    /// Starts a thread with a runtime that runs `work` to its end.
+    fn thread<F, W>(&mut self, name: &'static str, work: F) -> std::io::Result<()>
+    where
+        F: FnOnce() -> W + Send + 'static,
+        W: Future<Output = std::io::Result<()>>,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                if let Err(problem) = LocalSet::new().block_on(&runtime, async { work().await }) {
+                    error!(thread = name, %problem, "a thread ended");
+                }
+            })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn lane(
+        &mut self,
+        lane: Lane,
+        workers: usize,
+        sockets: Vec<std::net::TcpListener>,
+        shared: &Arc<Shared>,
+        max_connections: u64,
+        stop: &watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
+        if sockets.is_empty() {
+            return Ok(());
+        }
+        let mut handles = Vec::new();
+        for number in 0..workers.max(1) {
+            let name = format!("{}-{number}", lane.name());
+            let (handle, thread) =
+                worker::start(name, lane, Arc::clone(shared), stop.clone(), GRACE)?;
+            handles.push(handle);
+            self.threads.push(thread);
+        }
+        if lane == Lane::Main {
+            self.workers.clone_from(&handles);
+        }
+        let name = match lane {
+            Lane::Main => "accept-main",
+            Lane::Reserved => "accept-reserved",
+        };
+        let (shared, stop) = (Arc::clone(shared), stop.clone());
+        self.thread(name, move || async move {
+            let accepting = sockets.into_iter().map(|socket| {
+                let (shared, handles, stop) = (Arc::clone(&shared), handles.clone(), stop.clone());
+                tokio::task::spawn_local(listener::accept(
+                    socket,
+                    lane,
+                    shared,
+                    handles,
+                    max_connections,
+                    stop,
+                ))
+            });
+            let accepting: Vec<_> = accepting.collect();
+            shared.lane(lane).up.store(1, Ordering::Relaxed);
+            let mut result = Ok(());
+            for socket in accepting {
+                result = socket
+                    .await
+                    .unwrap_or_else(|problem| Err(std::io::Error::other(problem)));
+            }
+            shared.lane(lane).up.store(0, Ordering::Relaxed);
+            result
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

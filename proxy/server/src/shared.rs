@@ -1,0 +1,149 @@
+//! What all threads of a process share. On the path of a request: one load of the snapshot, atomics, nothing locked.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use proxy_core::admission::Engine;
+use proxy_core::admission::cost::{Model, Observation, Shape};
+use proxy_core::admission::probe::ProbeView;
+
+use crate::admit::Waiter;
+use crate::identify::memory::TokenMemory;
+use crate::lane::Lane;
+use crate::metrics::Metrics;
+use crate::snapshot::Snapshot;
+
+/// Bearer tokens remembered.
+const TOKENS: usize = 50_000;
+
+/// State of one lane.
+#[derive(Debug, Default)]
+pub(crate) struct LaneState {
+    pub(crate) connections: AtomicU64,
+    pub(crate) in_flight: AtomicU64,
+    /// 1 while it accepts connections.
+    pub(crate) up: AtomicU32,
+}
+
+/// What was seen of the server since the tuner last looked.
+#[derive(Debug, Default)]
+pub(crate) struct SeenSignals {
+    pub(crate) upstream_429: AtomicU32,
+    pub(crate) upstream_504: AtomicU32,
+    pub(crate) connect_failures: AtomicU32,
+}
+
+/// (pool, traffic, connections, streams) of one worker's pools.
+type PoolCount = (&'static str, &'static str, usize, usize);
+
+/// Shared by all threads.
+pub(crate) struct Shared {
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) engine: Arc<Engine<Waiter>>,
+    pub(crate) costs: Model,
+    pub(crate) tokens: TokenMemory,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) signals: SeenSignals,
+    /// The probe as of the last tick.
+    pub(crate) probe: Mutex<ProbeView>,
+    calm: AtomicU32,
+    lanes: [LaneState; 2],
+    workers: AtomicUsize,
+    pools: Mutex<Vec<(Lane, [PoolCount; 7])>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        snapshot: Snapshot,
+        engine: Arc<Engine<Waiter>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            engine,
+            costs: Model::new(),
+            tokens: TokenMemory::new(TOKENS),
+            metrics,
+            signals: SeenSignals::default(),
+            probe: Mutex::new(ProbeView::calm()),
+            calm: AtomicU32::new(1),
+            lanes: Default::default(),
+            workers: AtomicUsize::new(0),
+            pools: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn lane(&self, lane: Lane) -> &LaneState {
+        match lane {
+            Lane::Main => &self.lanes[0],
+            Lane::Reserved => &self.lanes[1],
+        }
+    }
+
+    /// Whether service times say something about cost: nothing else queues at the server.
+    pub(crate) fn set_calm(&self, calm: bool) {
+        self.calm.store(u32::from(calm), Ordering::Relaxed);
+    }
+
+    /// Tells the cost model what a request of `shape` took.
+    pub(crate) fn learn(&self, shape: &Shape, bytes: u64, service: Duration) {
+        let calm = self.calm.load(Ordering::Relaxed) == 1;
+        self.costs.observe(
+            shape,
+            &Observation {
+                bytes,
+                service,
+                calm,
+            },
+        );
+    }
+
+    /// A number for a worker, under which it publishes its pools.
+    pub(crate) fn register_worker(&self) -> usize {
+        self.workers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn publish_pools(&self, worker: usize, lane: Lane, count: [PoolCount; 7]) {
+        let Ok(mut pools) = self.pools.lock() else {
+            return;
+        };
+        if pools.len() <= worker {
+            pools.resize(worker + 1, (lane, [("", "", 0, 0); 7]));
+        }
+        if let Some(place) = pools.get_mut(worker) {
+            *place = (lane, count);
+        }
+    }
+
+    /// The sums over all workers, by pool and traffic.
+    pub(crate) fn pools(&self) -> Vec<PoolCount> {
+        let Ok(pools) = self.pools.lock() else {
+            return Vec::new();
+        };
+        let mut sums: Vec<PoolCount> = Vec::with_capacity(7);
+        for (pool, traffic, connections, streams) in pools.iter().flat_map(|(_, counts)| counts) {
+            if pool.is_empty() {
+                continue;
+            }
+            match sums
+                .iter_mut()
+                .find(|sum| sum.0 == *pool && sum.1 == *traffic)
+            {
+                Some(sum) => {
+                    sum.2 += connections;
+                    sum.3 += streams;
+                }
+                None => sums.push((pool, traffic, *connections, *streams)),
+            }
+        }
+        sums
+    }
+}

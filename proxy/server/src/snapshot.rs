@@ -1,0 +1,292 @@
+//! A configuration with everything made from it: certificates, keys, policy, metric handles. Swapped whole.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use config::Config;
+use proxy_core::admission::{ClassSettings, Gate, LimitSettings, Mode, QueueSettings, Settings};
+use proxy_core::classify::{
+    ClassId, ClassSpec, Match, Policy, PolicyError, Rule, default_classes, default_rules,
+};
+use rustls::ServerConfig;
+
+use crate::identify::tls::{self, MaterialError};
+use crate::identify::token::TokenVerifier;
+use crate::identify::verify::ClientAuthority;
+use crate::metrics::{ClassMetrics, Metrics, RESERVED};
+use crate::reserved::ReservedAccess;
+use crate::upstream::connect::Endpoint;
+use crate::upstream::headers::IdentityHeaders;
+
+/// Why a configuration that parsed cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// A file it names is missing or wrong.
+    #[error(transparent)]
+    Material(#[from] MaterialError),
+    /// Its rules do not compile.
+    #[error("admission.rules: {0}")]
+    Policy(#[from] PolicyError),
+    /// Its admission settings contradict each other.
+    #[error("{0}")]
+    Settings(#[from] proxy_core::admission::WrongSettings),
+    /// A header name that is none.
+    #[error("upstream.request_headers: not all of these are header names")]
+    HeaderNames,
+}
+
+/// One class as the proxy needs it.
+#[derive(Debug)]
+pub(crate) struct Class {
+    pub(crate) name: Arc<str>,
+    pub(crate) metrics: ClassMetrics,
+}
+
+/// See the module.
+pub(crate) struct Snapshot {
+    /// Rises with every reload; what was judged under another is judged again.
+    pub(crate) generation: u64,
+    pub(crate) config: Config,
+    pub(crate) main_tls: Arc<ServerConfig>,
+    pub(crate) reserved_tls: Arc<ServerConfig>,
+    pub(crate) client_authority: ClientAuthority,
+    pub(crate) break_glass_authority: Option<ClientAuthority>,
+    pub(crate) tokens: TokenVerifier,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) identity_headers: IdentityHeaders,
+    pub(crate) reserved: ReservedAccess,
+    pub(crate) policy: Policy,
+    pub(crate) settings: Settings,
+    /// The policy's classes, and the reserved lane as the last.
+    pub(crate) classes: Vec<Class>,
+    /// (role, Unix seconds) of the certificates that end.
+    pub(crate) expiries: Vec<(&'static str, u64)>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Snapshot {
+    /// Reads every file that `config` names and compiles its policy.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] about the first thing that cannot be used; nothing is changed then.
+    pub(crate) fn load(
+        config: Config,
+        generation: u64,
+        metrics: &Metrics,
+    ) -> Result<Self, SnapshotError> {
+        let client_authority = tls::client_authority(&config.tls.client_ca)?;
+        let break_glass_authority = config
+            .reserved
+            .client_ca
+            .as_deref()
+            .map(tls::client_authority)
+            .transpose()?;
+        let (certificate, key) = (&config.tls.certificate, &config.tls.key);
+        let main_tls = tls::server_config(certificate, key, &[&client_authority])?;
+        let reserved_authorities: Vec<&ClientAuthority> = std::iter::once(&client_authority)
+            .chain(&break_glass_authority)
+            .collect();
+        let reserved_tls = tls::server_config(certificate, key, &reserved_authorities)?;
+        let policy = policy(&config)?;
+        let settings = settings(&config, &policy);
+        settings.check()?;
+        let names = policy
+            .classes()
+            .iter()
+            .map(|class| &*class.name)
+            .chain([RESERVED]);
+        let classes = names
+            .map(|name| Class {
+                name: name.into(),
+                metrics: ClassMetrics::new(metrics, name),
+            })
+            .collect();
+        let expiries = vec![
+            ("serving", tls::expiry(certificate)?),
+            (
+                "front-proxy",
+                tls::expiry(&config.upstream.front_proxy.certificate)?,
+            ),
+            ("client-ca", tls::expiry(&config.tls.client_ca)?),
+        ];
+        Ok(Self {
+            generation,
+            main_tls,
+            reserved_tls,
+            client_authority,
+            break_glass_authority,
+            tokens: TokenVerifier::load(
+                &config.service_accounts.keys,
+                &config.service_accounts.issuers,
+            )?,
+            endpoint: Endpoint::load(&config.upstream)?,
+            identity_headers: IdentityHeaders::new(&config.upstream.request_headers)
+                .ok_or(SnapshotError::HeaderNames)?,
+            reserved: ReservedAccess::new(&config.reserved),
+            policy,
+            settings,
+            classes,
+            expiries,
+            config,
+        })
+    }
+
+    /// The files a configuration is made from, to be watched for changes.
+    pub(crate) fn files(config: &Config) -> Vec<PathBuf> {
+        let mut files = vec![
+            config.tls.certificate.clone(),
+            config.tls.key.clone(),
+            config.tls.client_ca.clone(),
+            config.upstream.ca.clone(),
+            config.upstream.front_proxy.certificate.clone(),
+            config.upstream.front_proxy.key.clone(),
+        ];
+        files.extend(config.service_accounts.keys.iter().cloned());
+        files.extend(config.reserved.client_ca.clone());
+        files
+    }
+
+    /// The position of the reserved lane among [`Self::classes`].
+    pub(crate) fn reserved_class(&self) -> usize {
+        self.classes.len().saturating_sub(1)
+    }
+
+    /// A class; the last one for an id this policy does not have.
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "never empty: the reserved lane is always there, and the index is bounded"
+    )]
+    pub(crate) fn class(&self, class: ClassId) -> &Class {
+        &self.classes[class.index().min(self.reserved_class().saturating_sub(1))]
+    }
+}
+
+/// The operator's rules before the built-in ones, over the operator's classes or the built-in ones.
+fn policy(config: &Config) -> Result<Policy, PolicyError> {
+    let admission = &config.admission;
+    let classes = match admission.classes.as_slice() {
+        [] => default_classes(),
+        classes => classes
+            .iter()
+            .map(|class| ClassSpec::new(&class.name))
+            .collect(),
+    };
+    let mut rules: Vec<Rule> = admission
+        .rules
+        .iter()
+        .map(|rule| Rule::new(&rule.name, &rule.class, conditions(&rule.when)))
+        .collect();
+    rules.extend(default_rules());
+    Policy::compile(classes, rules)
+}
+
+fn conditions(when: &config::Match) -> Match {
+    let config::Match {
+        users,
+        groups,
+        service_accounts,
+        sources,
+        node,
+        user_agents,
+        addresses,
+        verbs,
+        api_groups,
+        resources,
+        namespaces,
+        names,
+        scopes,
+        shapes,
+        non_resource,
+    } = when.clone();
+    Match {
+        users,
+        groups,
+        service_accounts,
+        sources,
+        node,
+        user_agents,
+        addresses,
+        verbs,
+        api_groups,
+        resources,
+        namespaces,
+        names,
+        scopes,
+        shapes,
+        non_resource,
+    }
+}
+
+fn settings(config: &Config, policy: &Policy) -> Settings {
+    let admission = &config.admission;
+    let defaults = Settings::default();
+    let most_shed = share(admission.max_shed_share);
+    let class = |(position, spec): (usize, &ClassSpec)| {
+        let built_in = default_classes()
+            .iter()
+            .position(|class| class.name == spec.name);
+        let usual = built_in
+            .or(Some(position))
+            .and_then(|at| defaults.classes.get(at));
+        let mut class = usual
+            .or_else(|| defaults.classes.last())
+            .cloned()
+            .unwrap_or(ClassSettings {
+                reserve: 0.0,
+                gate: Gate::Ceiling { own_whale: false },
+                max_shed_share: 1.0,
+            });
+        if let Some(own) = admission
+            .classes
+            .iter()
+            .find(|class| *class.name == *spec.name)
+        {
+            class.reserve = share(own.reserve);
+            class.max_shed_share = share(own.max_shed_share);
+        }
+        class.max_shed_share = class.max_shed_share.min(most_shed);
+        // Only the most important class may be beyond the ceilings, whatever it is called.
+        if position > 0 && matches!(class.gate, Gate::HardBound(_)) {
+            class.gate = Gate::Ceiling { own_whale: true };
+        }
+        class
+    };
+    Settings {
+        mode: match admission.mode {
+            config::Mode::Off => Mode::Off,
+            config::Mode::Shadow => Mode::Shadow,
+            config::Mode::Enforce => Mode::Enforce,
+        },
+        enforced_tenants: share(admission.enforced_tenants),
+        limit: LimitSettings {
+            initial: admission.limit.initial,
+            min: admission.limit.min,
+            max: admission.limit.max,
+        },
+        target: admission.probe.target,
+        queue: QueueSettings {
+            short_deadline: admission.queue.short_deadline,
+            long_deadline: admission.queue.long_deadline,
+            max_waiting: admission.queue.max_waiting as usize,
+        },
+        bytes: admission.bytes.get(),
+        classes: policy.classes().iter().enumerate().map(class).collect(),
+        ..defaults
+    }
+}
+
+fn share(percent: config::Percent) -> f32 {
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a share needs no more precision"
+    )]
+    let share = percent.fraction() as f32;
+    share
+}

@@ -1,0 +1,344 @@
+//! What is taken off a request and what is put on it, in that order, on its way to the apiserver.
+//!
+//! The order is the point (CVE-2021-31999, CVE-2022-23652, CVE-2025-48865): hop-by-hop headers and everything that could
+//! claim an identity go first; our own assertion is added last, when nothing can remove or duplicate it any more.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use config::RequestHeaders;
+use http::header::{
+    self, AUTHORIZATION, CONNECTION, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use proxy_core::identity::Identity;
+
+use crate::error::Refused;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const PEER_PROXIED: HeaderName = HeaderName::from_static("x-kubernetes-peer-proxied");
+
+/// Names that a `Connection` header must not name: removing them on a client's word would change who it is.
+const PROTECTED: [&str; 5] = [
+    "x-remote-",
+    "impersonate-",
+    "authorization",
+    "x-forwarded-",
+    "x-real-ip",
+];
+
+/// Refuses requests whose `Connection` header names a header that carries identity.
+///
+/// # Errors
+/// [`Refused::Malformed`], a 400.
+pub(crate) fn refuse_protected_connection_options(headers: &HeaderMap) -> Result<(), Refused> {
+    for value in headers.get_all(CONNECTION) {
+        for option in value.as_bytes().split(|byte| *byte == b',') {
+            let option = option.trim_ascii();
+            if PROTECTED.iter().any(|name| starts_with_name(option, name)) {
+                return Err(Refused::bad_request(
+                    "the Connection header names a header that carries identity",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The identity headers of one apiserver, ready to use.
+#[derive(Debug)]
+pub(crate) struct IdentityHeaders {
+    user: HeaderName,
+    group: HeaderName,
+    uid: Option<HeaderName>,
+    extra_prefix: String,
+}
+
+impl IdentityHeaders {
+    /// `None` if a configured name is not a header name (the configuration's own check refuses such names).
+    pub(crate) fn new(names: &RequestHeaders) -> Option<Self> {
+        let name = |text: &str| HeaderName::from_bytes(text.as_bytes()).ok();
+        Some(Self {
+            user: name(&names.user)?,
+            group: name(&names.group)?,
+            uid: match &names.uid {
+                Some(uid) => Some(name(uid)?),
+                None => None,
+            },
+            extra_prefix: names.extra_prefix.to_ascii_lowercase(),
+        })
+    }
+
+    /// The headers that assert `identity`; `None` if it cannot be written as headers.
+    pub(crate) fn assertion(&self, identity: &Identity) -> Option<Vec<(HeaderName, HeaderValue)>> {
+        let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).ok();
+        let mut headers = Vec::with_capacity(2 + identity.groups().len() + identity.extra().len());
+        headers.push((self.user.clone(), value(identity.user())?));
+        for group in identity.groups() {
+            headers.push((self.group.clone(), value(group)?));
+        }
+        if let (Some(name), Some(uid)) = (&self.uid, identity.uid()) {
+            headers.push((name.clone(), value(uid)?));
+        }
+        for (key, extra) in identity.extra() {
+            let name = format!("{}{}", self.extra_prefix, escape(key));
+            headers.push((HeaderName::from_bytes(name.as_bytes()).ok()?, value(extra)?));
+        }
+        Some(headers)
+    }
+
+    fn claims_identity(&self, name: &str) -> bool {
+        starts_with_name(name.as_bytes(), "x-remote-")
+            || starts_with_name(name.as_bytes(), &self.extra_prefix)
+            || [Some(&self.user), Some(&self.group), self.uid.as_ref()]
+                .into_iter()
+                .flatten()
+                .any(|own| {
+                    name.len() == own.as_str().len()
+                        && starts_with_name(name.as_bytes(), own.as_str())
+                })
+    }
+}
+
+/// Whether `name` starts with `prefix` (lower case), with `_` read as `-` and in any case: servers and proxies exist that
+/// treat them alike.
+fn starts_with_name(name: &[u8], prefix: &str) -> bool {
+    name.len() >= prefix.len()
+        && name.iter().zip(prefix.bytes()).all(|(byte, wanted)| {
+            let byte = if *byte == b'_' {
+                b'-'
+            } else {
+                byte.to_ascii_lowercase()
+            };
+            byte == wanted
+        })
+}
+
+/// Takes off everything that is for this hop only or that claims an identity. An upgrade keeps `Connection: upgrade` and
+/// its `Upgrade` header.
+pub(crate) fn take_off(headers: &mut HeaderMap, identity: &IdentityHeaders, upgrade: bool) {
+    let mut doomed: Vec<HeaderName> = Vec::new();
+    for value in headers.get_all(CONNECTION) {
+        for option in value.as_bytes().split(|byte| *byte == b',') {
+            if let Ok(name) = HeaderName::from_bytes(option.trim_ascii()) {
+                doomed.push(name);
+            }
+        }
+    }
+    doomed.extend(
+        headers
+            .keys()
+            .filter(|name| identity.claims_identity(name.as_str()))
+            .cloned(),
+    );
+    for name in doomed {
+        if !(upgrade && name == UPGRADE) {
+            headers.remove(name);
+        }
+    }
+    for name in [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TRAILER,
+        TRANSFER_ENCODING,
+        X_FORWARDED_FOR,
+        X_REAL_IP,
+        header::FORWARDED,
+        PEER_PROXIED,
+    ] {
+        headers.remove(name);
+    }
+    if headers.get(TE).is_some_and(|te| te != "trailers") {
+        headers.remove(TE);
+    }
+    if upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(UPGRADE);
+    }
+}
+
+/// Puts on the client's true address and, for an asserted identity, the assertion in place of any token.
+pub(crate) fn put_on(
+    headers: &mut HeaderMap,
+    address: IpAddr,
+    assertion: Option<Vec<(HeaderName, HeaderValue)>>,
+) {
+    let mut text = String::with_capacity(40);
+    let _ = write!(text, "{}", address.to_canonical());
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+    if let Some(assertion) = assertion {
+        headers.remove(AUTHORIZATION);
+        for (name, value) in assertion {
+            headers.append(name, value);
+        }
+    }
+}
+
+/// Takes hop-by-hop headers off an answer.
+pub(crate) fn take_off_answer(headers: &mut HeaderMap) {
+    for name in [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// Escapes an extra's key as client-go's `headerKeyEscape` does: every byte that is not an HTTP token character, and
+/// `%`, becomes %XX.
+fn escape(key: &str) -> String {
+    let mut escaped = String::with_capacity(key.len() + 8);
+    for byte in key.bytes() {
+        let token = byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte);
+        if token {
+            escaped.push(char::from(byte));
+        } else {
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity_headers() -> IdentityHeaders {
+        IdentityHeaders::new(&RequestHeaders::default()).expect("names")
+    }
+
+    fn map(headers: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(
+                HeaderName::from_bytes(name.as_bytes()).expect("name"),
+                value.parse().expect("value"),
+            );
+        }
+        map
+    }
+
+    #[test]
+    fn inbound_identity_headers_are_taken_off_in_any_spelling() {
+        let mut headers = map(&[
+            ("X-Remote-User", "root"),
+            ("x-remote-group", "system:masters"),
+            ("X_Remote_Group", "system:masters"),
+            ("X-REMOTE-EXTRA-scopes", "all"),
+            ("x-remote_uid", "0"),
+            ("accept", "application/json"),
+        ]);
+        take_off(&mut headers, &identity_headers(), false);
+        assert_eq!(headers, map(&[("accept", "application/json")]));
+    }
+
+    #[test]
+    fn custom_identity_header_names_are_taken_off_too() {
+        let names = RequestHeaders {
+            user: "X-Who".into(),
+            extra_prefix: "X-More-".into(),
+            ..RequestHeaders::default()
+        };
+        let mut headers = map(&[
+            ("x-who", "root"),
+            ("x_more_scopes", "all"),
+            ("x-who-else", "kept"),
+        ]);
+        take_off(
+            &mut headers,
+            &IdentityHeaders::new(&names).expect("names"),
+            false,
+        );
+        assert_eq!(headers, map(&[("x-who-else", "kept")]));
+    }
+
+    #[test]
+    fn connection_cannot_name_a_header_that_carries_identity() {
+        for option in [
+            "X-Remote-User",
+            "close, impersonate-user",
+            "AUTHORIZATION",
+            "x_forwarded_for",
+            "keep-alive,X-Remote-Extra-a",
+        ] {
+            assert!(
+                refuse_protected_connection_options(&map(&[("connection", option)])).is_err(),
+                "{option}"
+            );
+        }
+        assert!(
+            refuse_protected_connection_options(&map(&[("connection", "keep-alive, x-hop")]))
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn headers_named_by_connection_go_with_it() {
+        let mut headers = map(&[
+            ("connection", "x-hop, keep-alive"),
+            ("x-hop", "1"),
+            ("keep-alive", "5"),
+            ("x-stay", "1"),
+        ]);
+        take_off(&mut headers, &identity_headers(), false);
+        assert_eq!(headers, map(&[("x-stay", "1")]));
+    }
+
+    #[test]
+    fn an_upgrade_keeps_its_upgrade_header() {
+        let mut headers = map(&[("connection", "Upgrade"), ("upgrade", "SPDY/3.1")]);
+        take_off(&mut headers, &identity_headers(), true);
+        assert_eq!(
+            headers,
+            map(&[("connection", "upgrade"), ("upgrade", "SPDY/3.1")])
+        );
+    }
+
+    #[test]
+    fn an_assertion_replaces_the_token_and_the_address_is_ours() {
+        let mut headers = map(&[
+            ("authorization", "Bearer t"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-real-ip", "6.6.6.6"),
+        ]);
+        let identity = Identity::certificate(
+            "jane",
+            vec!["dev".into(), "ops".into()],
+            None,
+            vec![(
+                "authentication.kubernetes.io/credential-id".into(),
+                "X509SHA256=00".into(),
+            )],
+        );
+        let names = identity_headers();
+        take_off(&mut headers, &names, false);
+        put_on(
+            &mut headers,
+            "10.1.2.3".parse().expect("address"),
+            names.assertion(&identity),
+        );
+        let expected = map(&[
+            ("x-forwarded-for", "10.1.2.3"),
+            ("x-remote-user", "jane"),
+            ("x-remote-group", "dev"),
+            ("x-remote-group", "ops"),
+            (
+                "x-remote-extra-authentication.kubernetes.io%2Fcredential-id",
+                "X509SHA256=00",
+            ),
+        ]);
+        assert_eq!(headers, expected);
+    }
+}
