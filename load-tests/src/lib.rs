@@ -1,0 +1,3 @@
+//! To be written.
+pub mod apiserver;
+pub mod control_plane;
