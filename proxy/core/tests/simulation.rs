@@ -282,7 +282,7 @@ fn a_blind_proxy_lets_everything_through() {
     world.run(50);
     world.start_counting();
     world.run(70);
-    assert_important_served(&world, 100);
+    assert_important_served(&world, 250);
 }
 
 #[test]

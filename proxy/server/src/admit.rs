@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use proxy_core::admission::retry_after;
-use proxy_core::admission::{Ask, Decision, Offer, Permit, Refusal, Shed, Wake};
+use proxy_core::admission::{Ask, Decision, Offer, Permit, Refusal, Wake};
 use proxy_core::classify::ClassId;
 use tokio::sync::oneshot;
 
@@ -18,6 +18,7 @@ use crate::clock;
 use crate::error::{Error, Refused};
 use crate::identify::Identified;
 use crate::lane::Lane;
+use crate::metrics::reason;
 use crate::snapshot::Snapshot;
 
 /// Tells a waiting request what became of it.
@@ -60,7 +61,15 @@ pub(crate) async fn admit(
         return reserved(worker, snapshot, offer);
     }
     match offer {
-        Offer::Admitted(permit) => Ok(Some(permit)),
+        Offer::Admitted(permit) => {
+            if let Some(refusal) = permit.shadow() {
+                let class = snapshot.class(refusal.class);
+                class
+                    .metrics
+                    .shed(&worker.shared.metrics, refusal.shed, true);
+            }
+            Ok(Some(permit))
+        }
         Offer::Shed(refusal) => Err(shed(worker, snapshot, facts, &refusal)),
         Offer::Waiting(ticket) => {
             let decided = match decision {
@@ -96,7 +105,7 @@ fn shed(worker: &Worker, snapshot: &Snapshot, facts: &Facts, refusal: &Refusal) 
     let class = snapshot.class(refusal.class);
     class
         .metrics
-        .shed(&worker.shared.metrics, reason(refusal.shed), false);
+        .shed(&worker.shared.metrics, refusal.shed, false);
     let most = if facts.lease {
         1
     } else {
@@ -113,14 +122,4 @@ fn shed(worker: &Worker, snapshot: &Snapshot, facts: &Facts, refusal: &Refusal) 
         retry_after,
     }
     .into()
-}
-
-/// The `reason` label and header.
-pub(crate) const fn reason(shed: Shed) -> &'static str {
-    match shed {
-        Shed::QueueFull => "queue_full",
-        Shed::Displaced => "displaced",
-        Shed::Deadline => "deadline",
-        Shed::HardBound => "hard_bound",
-    }
 }

@@ -9,6 +9,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, 
 use metrics_exporter_prometheus::{
     BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
+use proxy_core::admission::Shed;
 use proxy_core::attributes::Verb;
 
 use crate::lane::Lane;
@@ -80,6 +81,19 @@ impl Code {
 
 /// Values of the `verb` label: every named verb, and one for the others.
 const VERBS: usize = Verb::NAMED.len() + 1;
+
+/// Ways to be refused.
+const SHEDS: usize = 4;
+
+/// The `reason` label, and the value of the header that says why.
+pub(crate) const fn reason(shed: Shed) -> &'static str {
+    match shed {
+        Shed::QueueFull => "queue_full",
+        Shed::Displaced => "displaced",
+        Shed::Deadline => "deadline",
+        Shed::HardBound => "hard_bound",
+    }
+}
 
 /// Where series are registered and rendered.
 pub(crate) struct Metrics {
@@ -272,6 +286,7 @@ fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
 pub(crate) struct ClassMetrics {
     name: String,
     requests: Vec<OnceLock<Counter>>,
+    sheds: [OnceLock<Counter>; 2 * SHEDS],
     pub(crate) queue_delay: Histogram,
     pub(crate) upstream_latency: Histogram,
     pub(crate) response_bytes: Counter,
@@ -293,6 +308,7 @@ impl ClassMetrics {
             requests: std::iter::repeat_with(OnceLock::new)
                 .take(Lane::ALL.len() * VERBS * Code::ALL.len())
                 .collect(),
+            sheds: Default::default(),
             queue_delay: metrics.histogram("spillway_queue_delay_seconds", &labels),
             upstream_latency: metrics.histogram("spillway_upstream_latency_seconds", &labels),
             response_bytes: metrics.counter("spillway_response_bytes_total", &labels),
@@ -323,14 +339,18 @@ impl ClassMetrics {
     }
 
     /// Counts one refusal, real or of the shadow.
-    pub(crate) fn shed(&self, metrics: &Metrics, reason: &'static str, shadow: bool) {
-        let name = if shadow {
-            "spillway_shadow_shed_total"
-        } else {
-            "spillway_shed_total"
-        };
-        metrics
-            .counter(name, &[("class", &self.name), ("reason", reason)])
-            .increment(1);
+    pub(crate) fn shed(&self, metrics: &Metrics, shed: Shed, shadow: bool) {
+        let index = usize::from(shadow) * SHEDS + (shed as usize).min(SHEDS - 1);
+        if let Some(cell) = self.sheds.get(index) {
+            let register = || {
+                let name = if shadow {
+                    "spillway_shadow_shed_total"
+                } else {
+                    "spillway_shed_total"
+                };
+                metrics.counter(name, &[("class", &self.name), ("reason", reason(shed))])
+            };
+            cell.get_or_init(register).increment(1);
+        }
     }
 }

@@ -111,11 +111,10 @@ impl<W> Desk<W> {
     }
 
     /// The most work that can wait and still make its deadline, at the pace its class was
-    /// lately served.
+    /// lately served; at least what one core does in that time.
     pub(super) fn queue_work(&self, ask: &Ask) -> u64 {
         let rate = self.books[ask.kind.index()][slot(ask.class)].work_rate;
-        let in_time = rate * self.deadline(ask.kind).as_secs_f64();
-        (in_time as u64).max(ask.cost.work_us.saturating_mul(4))
+        (rate.max(1e6) * self.deadline(ask.kind).as_secs_f64()) as u64
     }
 
     /// Somebody found no room.

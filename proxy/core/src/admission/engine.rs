@@ -186,10 +186,10 @@ impl<W: Wake> Engine<W> {
             Mode::Off => Offer::Admitted(self.permit(inner.uncounted_seat(&ask, now))),
             Mode::Shadow => inner.shadow(&ask, now),
             Mode::Enforce => {
-                if !inner.must_queue(&ask) {
-                    if let Ok(seat) = inner.charge(&ask, now) {
-                        return Offer::Admitted(self.permit(seat));
-                    }
+                if !inner.must_queue(&ask)
+                    && let Ok(seat) = inner.charge(&ask, now)
+                {
+                    return Offer::Admitted(self.permit(seat));
                 }
                 inner.queue(ask, now, make_waiter)
             }

@@ -78,7 +78,7 @@ impl Bench {
             Offer::Waiting(ticket) => {
                 self.tickets.push((id, ticket));
                 self.read();
-                "waiting"
+                if self.told.contains(&id) { "admitted" } else { "waiting" }
             }
             Offer::Shed(_) => "shed",
         }

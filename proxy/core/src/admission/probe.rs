@@ -139,10 +139,10 @@ impl Tracker {
     pub fn sent(&mut self, now: Time) -> ProbeId {
         self.next += 1;
         let id = ProbeId(self.next);
-        if self.outstanding.len() >= OUTSTANDING {
-            if let Some((oldest, _)) = self.outstanding.front().copied() {
-                self.failed(oldest, now, Failure::Timeout);
-            }
+        if self.outstanding.len() >= OUTSTANDING
+            && let Some((oldest, _)) = self.outstanding.front().copied()
+        {
+            self.failed(oldest, now, Failure::Timeout);
         }
         self.outstanding.push_back((id, now));
         id

@@ -229,25 +229,19 @@ impl Settings {
     /// usually the least important one, and must not thereby open several times as much
     /// to the classes above it that have never been seen to use it.
     pub(crate) fn shares(&self) -> [[f32; MAX_CLASSES]; 2] {
-        let mut shares = [[0.0; MAX_CLASSES]; 2];
         let mut left = 1.0_f32;
-        for class in 0..MAX_CLASSES {
+        let short: [f32; MAX_CLASSES] = std::array::from_fn(|class| {
             // A class always sees something, or its requests could never run.
             let share = left.clamp(0.01, 1.0);
-            shares[0][class] = share;
-            shares[1][class] = share.sqrt();
             // The last class's own reserve means nothing, nor does that of classes that
             // do not exist.
             if class + 1 < self.classes.len() {
                 let reserve = self.classes.get(class).map_or(0.0, |class| class.reserve);
-                left -= if reserve.is_finite() {
-                    reserve.clamp(0.0, 1.0)
-                } else {
-                    0.0
-                };
+                left -= if reserve.is_finite() { reserve.clamp(0.0, 1.0) } else { 0.0 };
             }
-        }
-        shares
+            share
+        });
+        [short, short.map(f32::sqrt)]
     }
 }
 

@@ -211,11 +211,11 @@ impl Dial {
         if used.need.is_some() || used.reached.saturating_mul(2) >= self.us {
             self.used = now;
         }
-        if let Some((at, _)) = self.step {
-            if now.saturating_since(at) >= BLAME {
-                // It has proved itself; but keep it for the test of its use.
-                self.backoff = FIRST_BACKOFF;
-            }
+        if let Some((at, _)) = self.step
+            && now.saturating_since(at) >= BLAME
+        {
+            // It has proved itself; but keep it for the test of its use.
+            self.backoff = FIRST_BACKOFF;
         }
     }
 

@@ -23,8 +23,8 @@ use crate::upstream::Upstream;
 /// Sockets that may wait for a worker.
 const HANDOFFS: usize = 1024;
 
-/// How often idle upstream connections are looked for.
-const TIDY: Duration = Duration::from_secs(10);
+/// How often idle upstream connections are looked for, and what there is is published.
+const TIDY: Duration = Duration::from_secs(1);
 
 /// What a worker is handed.
 pub(crate) enum Handoff {

@@ -1,4 +1,4 @@
-//! One line for a finished request: always on the reserved lane, for refusals and failures at a bounded rate, for the
+//! One line for a finished request: always for use of the reserved lane, for refusals and failures at a bounded rate, for the
 //! rest only at level `debug`. Never a token, a header's value or a query's value that could hold one.
 
 use std::cell::Cell;
@@ -94,18 +94,20 @@ pub(crate) fn write(worker: &Worker, entry: &Entry, finished: &Finished<'_>) {
         ..
     } = *finished;
     let (method, path, address) = (entry.method.as_str(), entry.path.path(), entry.address);
-    if worker.lane == Lane::Reserved {
+    // Strangers knocking at the reserved lane must not push the lines about its real use out of the log.
+    let turned_away = matches!(status, 401 | 403) && finished.end == End::Answered;
+    if worker.lane == Lane::Reserved && !turned_away {
         let break_glass = entry.break_glass;
         info!(target: "spillway::reserved", user, verb, method, path, status, audit_id, %address, break_glass, end,
               refused, bytes, waited_ms, took_ms, "reserved lane used");
     } else if finished.end == End::Broken || !refused.is_empty() {
         if let Some(suppressed) = worker.throttle.pass(crate::clock::now()) {
-            let target_is_failure = status >= 500 || finished.end == End::Broken;
-            if target_is_failure {
-                warn!(target: "spillway::access", user, verb, method, path, status, audit_id, %address, class, end,
+            let lane = worker.lane.name();
+            if status >= 500 || finished.end == End::Broken {
+                warn!(target: "spillway::access", user, verb, method, path, status, audit_id, %address, class, end, lane,
                       refused, bytes, waited_ms, took_ms, suppressed, "request failed");
             } else {
-                info!(target: "spillway::access", user, verb, method, path, status, audit_id, %address, class, end,
+                info!(target: "spillway::access", user, verb, method, path, status, audit_id, %address, class, end, lane,
                       refused, bytes, waited_ms, took_ms, suppressed, "request refused");
             }
         }
