@@ -342,3 +342,29 @@ fn the_same_seed_gives_the_same_run() {
     let tallies = || format!("{:?}", run(2, settings(), mix(2, 40), 15).tallies);
     assert_eq!(tallies(), tallies());
 }
+
+#[test]
+fn the_knee_is_found_whatever_the_seed() {
+    for cores in [1, 2, 4] {
+        for seed in 1..=4 {
+            let width = |settings| {
+                let mut world = World::new(cores, settings, mix(cores, 20 * cores as u64), seed);
+                world.count_from = 10 * SECOND;
+                world.run(50);
+                world
+            };
+            let (bare, held) = (width(off()), width(settings()));
+            assert_important_served(&held, 120);
+            let share = held.tallies[STORM].work as f64 / bare.tallies[STORM].work as f64;
+            let (mean, none) = storm_width(&held, 10, 50);
+            println!("{cores} cores, seed {seed}: width {mean:.2} idle {none:.3} share {share:.3}");
+            assert!(share >= 0.95, "{cores} cores, seed {seed}: {share:.3}");
+            let n = cores as f64;
+            assert!(
+                (0.9 * n..1.6 * n).contains(&mean),
+                "{cores} cores, seed {seed}: {mean:.2}"
+            );
+            assert!(none < 0.01);
+        }
+    }
+}

@@ -237,7 +237,11 @@ impl Settings {
             // do not exist.
             if class + 1 < self.classes.len() {
                 let reserve = self.classes.get(class).map_or(0.0, |class| class.reserve);
-                left -= if reserve.is_finite() { reserve.clamp(0.0, 1.0) } else { 0.0 };
+                left -= if reserve.is_finite() {
+                    reserve.clamp(0.0, 1.0)
+                } else {
+                    0.0
+                };
             }
             share
         });

@@ -92,6 +92,16 @@ pub(super) struct Use {
     pub(super) need: Option<Need>,
 }
 
+impl Use {
+    /// Where a brake starts from: half a long request above what runs. Long requests come
+    /// whole, and from exactly two the slightest brake would leave one. From two and a
+    /// half, one severe brake does, or several slight ones.
+    fn braked_from(&self) -> u64 {
+        let bound_per_held = self.reached as f64 / (self.outstanding.max(1)) as f64;
+        self.reached + (bound_per_held * SLICE_US as f64 / 2.0) as u64
+    }
+}
+
 /// Watch a change this long before the next step up.
 const WATCH: Duration = Duration::from_millis(600);
 /// A brake within this long after a step up was caused by it.
@@ -177,7 +187,9 @@ impl Dial {
     fn grow(&mut self, need: Need, now: Time) {
         let share = f64::from(need.share.max(0.01));
         let typical = need.held_us as f64;
-        let one_more = ((self.us as f64 * share).max(typical) + typical) / share;
+        let now_fit = (self.us as f64 * share / typical.max(1.0)).floor().max(1.0);
+        // And half of one: see [`Use::braked_from`].
+        let one_more = (now_fit + 1.5) * typical / share;
         // Up to where it started, the bound is known ground: go there quickly.
         let known = if self.us < self.start {
             (self.us + self.us / 2).min(self.start)
@@ -386,7 +398,7 @@ impl Tuner {
             (share.sqrt().max(0.7), Reason::Probe)
         };
         if long.outstanding > 0 && !self.dials[1].at_floor() {
-            self.dials[1].brake(factor, long.reached, now);
+            self.dials[1].brake(factor, long.braked_from(), now);
         } else if self.carried_out
             && short.outstanding > 0
             && !self.dials[0].at_floor()

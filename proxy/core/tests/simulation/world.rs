@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use proxy_core::admission::probe::{Failure, ProbeId, ProbeSettings, Tracker};
 use proxy_core::admission::{
@@ -218,7 +217,7 @@ impl World {
     }
 
     /// Do something at a time.
-    pub(crate) fn act(&mut self, at_s: u64, act: impl FnMut(&mut World) + 'static) {
+    pub(crate) fn act(&mut self, at_s: u64, act: impl FnMut(&mut Self) + 'static) {
         self.acts
             .entry(at_s * SECOND)
             .or_default()
@@ -480,11 +479,10 @@ impl World {
     }
 }
 
-/// Settings for a server of so many cores: only what an operator would leave alone.
+/// The defaults, but for the bytes: they are not what these scenarios are about.
 pub(crate) fn settings() -> Settings {
-    let mut settings = Settings::default();
-    // The bytes are not what these scenarios are about.
-    settings.bytes = 64 << 30;
-    settings.limit.max = Duration::from_secs(30);
-    settings
+    Settings {
+        bytes: 64 << 30,
+        ..Settings::default()
+    }
 }
