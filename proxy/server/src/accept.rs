@@ -1,6 +1,7 @@
 //! Stage 1: connections. A listener thread per lane hands sockets to the least loaded worker thread.
 
 pub(crate) mod connection;
+pub(crate) mod endings;
 pub(crate) mod executor;
 pub(crate) mod listener;
 pub(crate) mod worker;

@@ -5,6 +5,7 @@
 //! whatever happens; it counts, teaches the cost model and writes the log.
 
 mod body;
+pub(crate) mod learn;
 pub(crate) mod log;
 mod seat;
 
@@ -13,10 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use proxy_core::admission::{Outcome, Permit};
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use proxy_core::admission::{Outcome, Permit, SMALL_RESPONSE};
 use proxy_core::time::Time;
 
 use crate::accept::connection::Connection;
+use crate::accept::endings::Ending;
 use crate::accept::worker::Worker;
 use crate::attribute::Facts;
 use crate::clock;
@@ -29,6 +33,17 @@ use seat::Seat;
 
 /// A watch that begins with the whole state has delivered it when nothing came for this long.
 const QUIET: Duration = Duration::from_millis(100);
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// Priority and Fairness refuses in plain text; every other 429 of the server (an eviction that a disruption budget
+/// forbids, a cache that is not filled yet) is a `Status` and says nothing about load.
+fn by_flow_control(status: StatusCode, headers: &HeaderMap) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS
+        && headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"))
+}
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +71,8 @@ pub(crate) struct Account {
     sent: Option<Time>,
     status: u16,
     bytes: u64,
+    /// At so many bytes the permit is charged anew.
+    recharge_at: u64,
     end: End,
 }
 
@@ -83,6 +100,7 @@ impl Account {
             sent: None,
             status: 0,
             bytes: 0,
+            recharge_at: u64::MAX,
             end: End::Gone,
         }
     }
@@ -101,31 +119,26 @@ impl Account {
                 .queue_delay
                 .record(now.saturating_since(self.arrived).as_secs_f64());
         }
+        self.recharge_at = permit.as_ref().map_or(u64::MAX, |permit| {
+            permit.estimate().bytes.max(SMALL_RESPONSE)
+        });
         self.seat = Seat::new(permit);
     }
 
     /// The head of the upstream's answer is here.
-    pub(crate) fn head(&mut self, status: u16) {
+    pub(crate) fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
         let now = clock::now();
-        self.status = status;
+        self.status = status.as_u16();
+        self.entry.audit_id = headers.get(AUDIT_ID).cloned();
+        let signals = &self.worker().shared.signals;
+        if by_flow_control(status, headers) {
+            signals.upstream_429.fetch_add(1, Ordering::Relaxed);
+        } else if status == StatusCode::GATEWAY_TIMEOUT {
+            signals.upstream_504.fetch_add(1, Ordering::Relaxed);
+        }
         let Some(facts) = &self.facts else { return };
-        match status {
-            429 => self
-                .worker()
-                .shared
-                .signals
-                .upstream_429
-                .fetch_add(1, Ordering::Relaxed),
-            504 => self
-                .worker()
-                .shared
-                .signals
-                .upstream_504
-                .fetch_add(1, Ordering::Relaxed),
-            _ => 0,
-        };
         if facts.long_running {
-            if !facts.initial_state || status != 200 {
+            if !facts.initial_state || status != StatusCode::OK {
                 // The server holds nothing for it any more but the stream.
                 self.release(Outcome::Served);
             } else {
@@ -155,9 +168,19 @@ impl Account {
         self.end = End::Complete;
     }
 
-    /// So many more bytes were passed on.
+    /// So many more bytes were passed on. An answer that outgrows its estimate is charged anew each time it has doubled.
     fn passed(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+        if self.bytes > self.recharge_at {
+            self.recharge_at = self.bytes.saturating_mul(2);
+            self.seat.outgrown(self.bytes);
+        }
+    }
+
+    /// A place in the list of what does not end by itself.
+    fn ending(&self) -> Option<Ending> {
+        let long_running = self.facts.as_ref().is_some_and(|facts| facts.long_running);
+        long_running.then(|| self.worker().endings.add())
     }
 
     /// Whether this is a watch that may still be sending its initial state.

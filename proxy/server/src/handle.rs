@@ -13,7 +13,7 @@ use tower::Service as _;
 
 use crate::accept::connection::Connection;
 use crate::account::log::Entry;
-use crate::account::{Account, Body};
+use crate::account::{Account, Body, learn};
 use crate::admit::admit;
 use crate::attribute::{self, Facts};
 use crate::classify::classify;
@@ -25,8 +25,6 @@ use crate::respond;
 use crate::snapshot::Snapshot;
 use crate::upstream::body::RequestBody;
 use crate::upstream::{Outbound, headers, upgrade};
-
-const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// Answers one request. Never fails: whatever goes wrong becomes an answer.
 pub(crate) async fn handle(
@@ -120,6 +118,8 @@ async fn serve(
     account.class = Some(class);
     account.facts = Some(facts.clone());
 
+    let token = learn::token_to_learn(&identified, &head.headers);
+
     // Admit.
     let permit = admit(
         worker,
@@ -153,8 +153,7 @@ async fn serve(
     let (mut response, way) = match client {
         Some(client) => match upgrade::send(outbound, client).await? {
             upgrade::Answer::Switched(response, tunnel) => {
-                account.head(response.status().as_u16());
-                account.entry.audit_id = response.headers().get(AUDIT_ID).cloned();
+                account.head(response.status(), response.headers());
                 return Ok(Served::Tunnel(response.map(|_| Body::Local(None)), tunnel));
             }
             upgrade::Answer::Ordinary(response) => (response, None),
@@ -167,9 +166,8 @@ async fn serve(
 
     // Account: the head now, the rest as the body streams by.
     headers::take_off_answer(response.headers_mut());
-    account.entry.audit_id = response.headers().get(AUDIT_ID).cloned();
-    account.head(response.status().as_u16());
-    worker.remember(&identified, response.status(), now);
+    account.head(response.status(), response.headers());
+    learn::from_answer(worker, snapshot, &identified, token, response.status(), now);
     Ok(Served::Answer(response.map(|body| (body, way))))
 }
 

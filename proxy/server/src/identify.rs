@@ -251,6 +251,7 @@ fn by_token(
     };
     match tokens.recall(&digest, now) {
         Some(Known::Verified(identity)) => return (found(identity, Credential::Token), u64::MAX),
+        Some(Known::Learned(identity)) => return (found(identity, Credential::Token), u64::MAX),
         Some(Known::Works) => return (found(unattributed(), Credential::Token), u64::MAX),
         Some(Known::Refused) => return (found(unattributed(), Credential::Unverified), u64::MAX),
         None => {}

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::StatusCode;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use super::connection::Connection;
+use super::endings::Endings;
+use crate::account::learn::Reviews;
 use crate::account::log::Throttle;
 use crate::clock;
 use crate::error::Error;
-use crate::identify::{Credential, Identified};
 use crate::lane::Lane;
 use crate::shared::{LaneState, Shared};
 use crate::upstream::Upstream;
@@ -76,6 +76,8 @@ pub(crate) struct Worker {
     pub(crate) upstream: Upstream,
     pub(crate) load: Arc<Load>,
     pub(crate) throttle: Throttle,
+    pub(crate) reviews: Reviews,
+    pub(crate) endings: Rc<Endings>,
     pub(crate) handshakes: Cell<u32>,
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -91,18 +93,6 @@ impl std::fmt::Debug for Worker {
 impl Worker {
     pub(crate) fn lane_state(&self) -> &LaneState {
         self.shared.lane(self.lane)
-    }
-
-    /// Remembers what the server thinks of a token, and why requests failed.
-    pub(crate) fn remember(&self, identified: &Identified, status: StatusCode, now: u64) {
-        let Some(digest) = identified.token else {
-            return;
-        };
-        if status == StatusCode::UNAUTHORIZED {
-            self.shared.tokens.refused(digest, now);
-        } else if identified.credential == Credential::Unverified {
-            self.shared.tokens.works(digest, now);
-        }
     }
 
     /// Counts a failure of the upstream.
@@ -153,6 +143,8 @@ pub(crate) fn start(
             upstream: Upstream::new(),
             load,
             throttle: Throttle::default(),
+            reviews: Reviews::default(),
+            endings: Rc::default(),
             handshakes: Cell::new(0),
             stop: stop.clone(),
         });
@@ -186,11 +178,20 @@ async fn run(
     drained(&worker, grace).await;
 }
 
-/// Waits until this worker's connections have ended, at most `grace`.
+/// Long-running answers are ended over this share of the grace period, the rest is for them to say goodbye.
+const ENDING_SHARE: f64 = 0.7;
+/// In this many portions.
+const PORTIONS: u32 = 50;
+
+/// Ends long-running answers portion by portion, and waits until this worker's connections have ended: at most `grace`.
 async fn drained(worker: &Worker, grace: Duration) {
+    let pause = grace.mul_f64(ENDING_SHARE) / PORTIONS;
     let ended = async {
+        let mut left = PORTIONS as usize;
         while worker.load.connections.load(Ordering::Relaxed) > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            worker.endings.end(worker.endings.running().div_ceil(left));
+            left = left.saturating_sub(1).max(1);
+            tokio::time::sleep(pause).await;
         }
     };
     let _ = tokio::time::timeout(grace, ended).await;

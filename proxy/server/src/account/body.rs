@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::{Account, End, QUIET};
+use crate::accept::endings::Ending;
 use crate::upstream::Way;
 
 /// The one body type of all answers.
@@ -25,6 +26,8 @@ pub(crate) struct Counted {
     incoming: Incoming,
     way: Option<Way>,
     account: Option<Account>,
+    /// Of answers that do not end by themselves.
+    ending: Option<Ending>,
     /// Armed while a watch delivers its initial state.
     quiet: Option<Pin<Box<Sleep>>>,
 }
@@ -35,7 +38,9 @@ impl Body {
     }
 
     pub(crate) fn upstream(incoming: Incoming, way: Option<Way>, account: Account) -> Self {
+        let ending = account.ending();
         Self::Upstream(Box::new(Counted {
+            ending,
             incoming,
             way,
             account: Some(account),
@@ -45,6 +50,17 @@ impl Body {
 }
 
 impl Counted {
+    /// The process stops, and it is this answer's turn to end. Only between two pieces, so that events stay whole.
+    fn ends_now(&mut self, cx: &Context<'_>) -> bool {
+        if !self.ending.as_ref().is_some_and(|ending| ending.is_now(cx)) {
+            return false;
+        }
+        // The upstream has not finished: its stream is given up, not kept.
+        self.way = None;
+        self.end(End::Complete);
+        true
+    }
+
     fn end(&mut self, end: End) {
         if let Some(account) = self.account.take() {
             account.close(end);
@@ -111,7 +127,12 @@ impl HttpBody for Body {
             }
             Poll::Ready(Some(Err(_))) => counted.end(End::Broken),
             Poll::Ready(None) => counted.end(End::Complete),
-            Poll::Pending => counted.watch_for_quiet(cx),
+            Poll::Pending => {
+                if counted.ends_now(cx) {
+                    return Poll::Ready(None);
+                }
+                counted.watch_for_quiet(cx);
+            }
         }
         polled
     }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use proxy_core::admission::{Outcome, Permit};
+use proxy_core::admission::{Cost, Outcome, Permit};
 
 use crate::clock;
 
@@ -51,6 +51,25 @@ impl Seat {
             }
         });
         *self = Self::Timed(permit);
+    }
+
+    /// The answer has become larger than it was admitted as: `bytes` so far.
+    pub(crate) fn outgrown(&mut self, bytes: u64) {
+        let charge = |permit: &mut Permit| {
+            let estimate = permit.estimate();
+            let times = bytes / estimate.bytes.max(1);
+            let work_us = estimate.work_us.saturating_mul(times.max(1));
+            permit.true_up(Cost { work_us, bytes }, clock::now());
+        };
+        match self {
+            Self::Empty => {}
+            Self::Held(permit) => charge(permit),
+            Self::Timed(permit) => {
+                if let Some(permit) = &mut *permit.borrow_mut() {
+                    charge(permit);
+                }
+            }
+        }
     }
 
     /// Takes the permit out, if it is still there.

@@ -26,6 +26,8 @@ impl Digest {
 pub(crate) enum Known {
     /// Signed by the cluster; the identity in its claims.
     Verified(Arc<Identity>),
+    /// Not verifiable here; who it is the server said when it was asked.
+    Learned(Arc<Identity>),
     /// Not verifiable here, but the server accepted it.
     Works,
     /// The server refused it.
@@ -37,10 +39,16 @@ struct Entry {
     known: Known,
     /// Unix seconds after which this is no longer known.
     until: u64,
+    /// Unix seconds after which the server is asked (again) whose token it is.
+    ask_at: u64,
 }
 
 /// How long a token that is not verifiable here is trusted to work, in seconds.
-const WORKS_FOR: u64 = 300;
+const WORKS_FOR: u64 = 60;
+/// How long the server's word on whose token it is holds, in seconds.
+const LEARNED_FOR: u64 = 600;
+/// When the server is asked anew, in seconds after its last word, so that a token in use is never unknown in between.
+const ASK_AGAIN: u64 = 240;
 /// How long a refusal is remembered, in seconds.
 const REFUSED_FOR: u64 = 10;
 
@@ -73,36 +81,71 @@ impl TokenMemory {
         not_after: u64,
         now: u64,
     ) {
+        let known = Known::Verified(identity);
         self.insert(
             digest,
             Entry {
-                known: Known::Verified(identity),
+                known,
                 until: not_after,
+                ask_at: u64::MAX,
             },
             now,
         );
     }
 
-    /// The server accepted the token.
+    /// The server accepted the token. Changes nothing about a token that is known already: the answer may be older
+    /// than a refusal.
     pub(crate) fn works(&self, digest: Digest, now: u64) {
-        self.insert(
-            digest,
-            Entry {
-                known: Known::Works,
-                until: now + WORKS_FOR,
-            },
-            now,
-        );
+        if self.recall(&digest, now).is_none() {
+            self.insert(
+                digest,
+                Entry {
+                    known: Known::Works,
+                    until: now + WORKS_FOR,
+                    ask_at: now,
+                },
+                now,
+            );
+        }
+    }
+
+    /// Whether the server is to be asked whose token this is. Says so once: whoever is told asks.
+    pub(crate) fn shall_ask(&self, digest: &Digest, now: u64) -> bool {
+        match self.entries.get_mut(digest) {
+            Some(mut entry) if entry.ask_at <= now && entry.until > now => {
+                entry.ask_at = now + WORKS_FOR;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The server said whose token it is. Not believed of a token it has refused since.
+    pub(crate) fn learned(&self, digest: Digest, identity: Arc<Identity>, now: u64) {
+        if !matches!(self.recall(&digest, now), None | Some(Known::Refused)) {
+            let known = Known::Learned(identity);
+            self.insert(
+                digest,
+                Entry {
+                    known,
+                    until: now + LEARNED_FOR,
+                    ask_at: now + ASK_AGAIN,
+                },
+                now,
+            );
+        }
     }
 
     /// The server refused the token. Only worth a place when something better was believed of it.
     pub(crate) fn refused(&self, digest: Digest, now: u64) {
         if self.entries.contains_key(&digest) {
+            let until = now + REFUSED_FOR;
             self.insert(
                 digest,
                 Entry {
                     known: Known::Refused,
-                    until: now + REFUSED_FOR,
+                    until,
+                    ask_at: u64::MAX,
                 },
                 now,
             );
@@ -167,6 +210,37 @@ mod tests {
         let memory = TokenMemory::new(10);
         memory.refused(Digest::of(b"guess"), 0);
         assert!(memory.recall(&Digest::of(b"guess"), 0).is_none());
+    }
+
+    #[test]
+    fn the_server_is_asked_once_whose_token_it_is_and_again_before_its_word_ends() {
+        let memory = TokenMemory::new(10);
+        let digest = Digest::of(b"oidc");
+        assert!(
+            !memory.shall_ask(&digest, 0),
+            "unknown tokens are not asked about"
+        );
+        memory.works(digest, 0);
+        assert!(memory.shall_ask(&digest, 0));
+        assert!(!memory.shall_ask(&digest, 1), "somebody asks already");
+        memory.learned(digest, identity(), 1);
+        assert!(!memory.shall_ask(&digest, 100));
+        assert!(memory.shall_ask(&digest, 1 + ASK_AGAIN));
+        assert!(matches!(
+            memory.recall(&digest, 1 + ASK_AGAIN),
+            Some(Known::Learned(_))
+        ));
+    }
+
+    #[test]
+    fn late_answers_do_not_mend_a_refused_token() {
+        let memory = TokenMemory::new(10);
+        let digest = Digest::of(b"oidc");
+        memory.works(digest, 0);
+        memory.refused(digest, 1);
+        memory.works(digest, 2);
+        memory.learned(digest, identity(), 2);
+        assert!(matches!(memory.recall(&digest, 3), Some(Known::Refused)));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use hyper::body::Incoming;
 pub(crate) enum RequestBody {
     /// The client's body, streamed.
     Client(Incoming),
+    /// A few bytes of our own.
+    Own(Option<Bytes>),
     /// Nothing: the request can be repeated.
     Empty,
 }
@@ -24,6 +26,10 @@ impl RequestBody {
         } else {
             Self::Client(body)
         }
+    }
+
+    pub(crate) fn own(bytes: Bytes) -> Self {
+        Self::Own(Some(bytes))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -41,6 +47,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         match &mut *self {
             Self::Client(body) => Pin::new(body).poll_frame(cx),
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Empty => Poll::Ready(None),
         }
     }
@@ -48,6 +55,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Client(body) => body.is_end_stream(),
+            Self::Own(bytes) => bytes.is_none(),
             Self::Empty => true,
         }
     }
@@ -55,6 +63,9 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Client(body) => body.size_hint(),
+            Self::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Empty => SizeHint::with_exact(0),
         }
     }
