@@ -31,10 +31,16 @@
 //! The common path (room, nobody waiting) takes no lock and allocates nothing: one
 //! atomic addition and a few loads to start, two additions to finish. `ledger.rs` says
 //! which memory ordering this relies on, and why.
+//!
+//! In the order to read them: `settings`, [`cost`]; `ledger` and `gate` (whether there is
+//! room, without a lock); `queue`, [`retry_after`] and `desk` (what happens when there is
+//! none); `engine` (both together) and `permit`; [`probe`], `history` and `tuner` (what the
+//! bounds become); `view`.
 
 pub mod cost;
 mod desk;
 mod engine;
+mod gate;
 mod history;
 mod ledger;
 mod permit;

@@ -8,6 +8,7 @@
 //! path (no `%`, no selectors) nothing is allocated.
 
 mod accept;
+mod labels;
 mod path;
 mod query;
 mod selector;

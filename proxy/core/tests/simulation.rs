@@ -8,6 +8,9 @@ mod server;
 #[path = "simulation/world.rs"]
 mod world;
 
+use std::time::Duration;
+
+use proxy_core::admission::probe::ProbeView;
 use proxy_core::admission::{Kind, Mode, Settings, TunerState};
 use world::{Population, SECOND, World, settings};
 
@@ -367,4 +370,62 @@ fn the_knee_is_found_whatever_the_seed() {
             assert!(none < 0.01);
         }
     }
+}
+
+/// What the probes said on one core while so many LISTs ran at once, with the everyday
+/// load: the middle of the medians and of the ninetieth percentiles, in ms.
+fn excess_with_lists(lists: u64) -> (u64, u64) {
+    let world = run(1, off(), mix(1, lists), 60);
+    let middle = |of: fn(&ProbeView) -> Duration| {
+        let mut all: Vec<Duration> = world.probed.iter().skip(100).map(of).collect();
+        all.sort_unstable();
+        u64::try_from(all[all.len() / 2].as_millis()).unwrap()
+    };
+    let seen = (middle(|view| view.excess), middle(|view| view.excess_p90));
+    println!(
+        "{lists} LISTs at once: median {} ms, p90 {} ms",
+        seen.0, seen.1
+    );
+    seen
+}
+
+#[test]
+fn the_median_of_the_probes_tells_one_list_from_two_and_a_high_percentile_does_not() {
+    let target = Settings::default().target.as_millis() as u64;
+    let (none, one, two) = (
+        excess_with_lists(0),
+        excess_with_lists(1),
+        excess_with_lists(2),
+    );
+    assert!(none.0 < target && none.1 < target, "{none:?}");
+    assert!(one.0 <= target && two.0 > target, "{one:?} {two:?}");
+    assert!(one.1 > target, "a single LIST would be braked: {one:?}");
+}
+
+/// The first ten seconds of a storm of LISTs that is held as this kind: the slowest p99
+/// above bulk in ms, and how many above bulk were lost.
+fn outbreak(storm: Kind) -> (u64, u64) {
+    let mut populations = mix(2, 0);
+    populations[STORM] = Population {
+        kind: storm,
+        ..Population::lists(6, LIST, 200).between(20, 50)
+    };
+    let mut world = World::new(2, settings(), populations, 3);
+    world.count_from = 20 * SECOND;
+    world.run(30);
+    print(&format!("a storm held as {storm:?}"), &world);
+    let above = &world.tallies[..STORM];
+    let slowest = above.iter().map(|tally| tally.quantile(0.99)).max();
+    (
+        slowest.unwrap_or(0) / 1_000,
+        above.iter().map(|tally| tally.shed + tally.gave_up).sum(),
+    )
+}
+
+#[test]
+fn a_storm_of_lists_held_with_the_small_calls_breaks_out_and_held_apart_it_does_not() {
+    let (together, apart) = (outbreak(Kind::Short), outbreak(Kind::Long));
+    println!("slowest p99 above bulk in ms, and lost: together {together:?}, apart {apart:?}");
+    assert!(together.0 > 2 * apart.0, "{together:?} {apart:?}");
+    assert_eq!(apart.1, 0);
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use proxy_core::admission::{Outcome, Permit, SMALL_RESPONSE};
+use proxy_core::attributes::Verb;
 use proxy_core::time::Time;
 
 use crate::accept::connection::Connection;
@@ -140,6 +141,9 @@ impl Account {
         if facts.long_running {
             if !facts.initial_state || status != StatusCode::OK {
                 // The server holds nothing for it any more but the stream.
+                if facts.verb == Verb::Watch {
+                    self.learn(now);
+                }
                 self.release(Outcome::Served);
             } else {
                 self.seat.time();
@@ -257,10 +261,7 @@ impl Drop for Account {
             .in_flight
             .fetch_sub(1, Ordering::Relaxed);
         self.worker().load.requests.fetch_sub(1, Ordering::Relaxed);
-        let verb = self
-            .facts
-            .as_ref()
-            .map_or(proxy_core::attributes::Verb::Other, |facts| facts.verb);
+        let verb = self.facts.as_ref().map_or(Verb::Other, |facts| facts.verb);
         let code = if self.status == 0 {
             Code::Gone
         } else {

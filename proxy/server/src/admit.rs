@@ -61,15 +61,7 @@ pub(crate) async fn admit(
         return reserved(worker, snapshot, offer);
     }
     match offer {
-        Offer::Admitted(permit) => {
-            if let Some(refusal) = permit.shadow() {
-                let class = snapshot.class(refusal.class);
-                class
-                    .metrics
-                    .shed(&worker.shared.metrics, refusal.shed, true);
-            }
-            Ok(Some(permit))
-        }
+        Offer::Admitted(permit) => Ok(Some(counted(worker, snapshot, permit))),
         Offer::Shed(refusal) => Err(shed(worker, snapshot, facts, &refusal)),
         Offer::Waiting(ticket) => {
             let decided = match decision {
@@ -78,13 +70,24 @@ pub(crate) async fn admit(
             };
             drop(ticket);
             match decided {
-                Ok(Decision::Admitted(permit)) => Ok(Some(permit)),
+                Ok(Decision::Admitted(permit)) => Ok(Some(counted(worker, snapshot, permit))),
                 Ok(Decision::Shed(refusal)) => Err(shed(worker, snapshot, facts, &refusal)),
                 // The engine let go of the waiter without a word, which it never does: fail open.
                 Err(_) => Ok(None),
             }
         }
     }
+}
+
+/// Counts what would have been refused: in shadow, or under the red button.
+fn counted(worker: &Worker, snapshot: &Snapshot, permit: Permit) -> Permit {
+    if let Some(refusal) = permit.shadow() {
+        let class = snapshot.class(refusal.class);
+        class
+            .metrics
+            .shed(&worker.shared.metrics, refusal.shed, true);
+    }
+    permit
 }
 
 /// The reserved lane is counted by the engine, so that the limit knows of it, and refused only at its own bound.

@@ -1,8 +1,10 @@
-//! The command line: `spillway run` and `spillway check`.
+//! The command line: `spillway run`, `spillway check` and `spillway attributes`.
 //!
 //! Exit status: 0 done; 2 the command line is wrong; 69 an address cannot be listened on, or `check --connect` found no
 //! apiserver; 78 the configuration or a file it names cannot be used (sysexits' EX_UNAVAILABLE and EX_CONFIG); 71 the
 //! system refused a thread.
+
+mod attributes;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -50,6 +52,8 @@ enum Command {
         #[arg(long)]
         connect: bool,
     },
+    /// Say what requests are taken to be: for each line `METHOD TARGET` on standard input, one JSON object.
+    Attributes,
 }
 
 /// Runs a command line (the program's name first) and says how the process should exit.
@@ -69,6 +73,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Cli {
             command: Command::Check { config, connect },
         }) => check(&config, connect),
+        Ok(Cli {
+            command: Command::Attributes,
+        }) => match attributes::answer(std::io::stdin().lock(), std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => fail(EX_OSERR, &problem),
+        },
     }
 }
 

@@ -284,8 +284,9 @@ fn prior(shape: &Shape) -> Cost {
             bytes: kib(8),
         },
         Verb::List | Verb::WatchInitial => collection(shape),
+        // Starting one is a look into the cache; a thousand informers start theirs at once.
         Verb::WatchResume => Cost {
-            work_us: ms(2),
+            work_us: 500,
             bytes: kib(8),
         },
         Verb::Write => Cost {

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::engine::Served;
-use super::ledger::{Ledger, NoRoom};
+use super::gate::{Front, Served};
+use super::ledger::NoRoom;
 use super::permit::Seat;
 use super::queue::{Entry, Queue};
 use super::retry_after::Refused;
@@ -177,12 +177,7 @@ impl<W> Desk<W> {
     }
 
     /// Close the books of the window for the tuner.
-    pub(super) fn close_window(
-        &mut self,
-        ledgers: &[Ledger; 2],
-        served: impl Fn(Kind, usize) -> Served,
-        now: Time,
-    ) -> [Use; 2] {
+    pub(super) fn close_window(&mut self, front: &Front, now: Time) -> [Use; 2] {
         let seconds = now.saturating_since(self.ticked).as_secs_f64().max(1e-3);
         self.ticked = now;
         Kind::BOTH.map(|kind| {
@@ -190,7 +185,7 @@ impl<W> Desk<W> {
             let mut used = Use::default();
             for class in 0..MAX_CLASSES {
                 let share = self.shares[k][class];
-                let held = ledgers[k].held(class);
+                let held = front.ledgers[k].held(class);
                 used.running += held.running();
                 let held = held.work();
                 used.outstanding += held;
@@ -200,7 +195,7 @@ impl<W> Desk<W> {
                 }
                 let waiting = !self.queues[k][class].is_empty();
                 let books = &mut self.books[k][class];
-                used.served += books.roll(served(kind, class), seconds, now);
+                used.served += books.roll(front.served(kind, class), seconds, now);
                 let needed = std::mem::take(&mut books.needed) || (waiting && books.typical > 0.0);
                 if needed && used.need.is_none() {
                     used.need = Some(Need {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::queue::Place;
-use super::{Cost, Kind, Refusal};
+use super::{Ask, Cost, Kind, Refusal};
 use crate::classify::ClassId;
 use crate::time::Time;
 
@@ -30,6 +30,20 @@ pub(super) struct Seat {
     /// Whether it is the one whale that may run beyond the ceilings.
     pub(super) whale: bool,
     pub(super) started: Time,
+}
+
+impl Seat {
+    /// What a request holds that is `charged` so much.
+    pub(super) const fn of(ask: &Ask, charged: Option<Cost>, started: Time) -> Self {
+        Self {
+            class: ask.class,
+            kind: ask.kind,
+            estimate: ask.cost,
+            charged,
+            whale: false,
+            started,
+        }
+    }
 }
 
 /// How a seat is given back.

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
-use super::Mode;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::desk::Desk;
+use super::gate::Front;
 use super::tuner::{Reason, TunerState};
+use super::{Kind, MAX_CLASSES, Mode};
+use crate::time::Time;
 
 /// A bound and what is held against it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,4 +65,66 @@ pub struct View {
     pub state: TunerState,
     /// Why.
     pub reason: Reason,
+}
+
+impl View {
+    pub(super) fn of<W>(front: &Front, desk: &Desk<W>, now: Time) -> Self {
+        let classes = desk.settings.classes.len().min(MAX_CLASSES);
+        let whole = |kind: Kind| {
+            let (outstanding, running) = front.ledgers[kind.index()].total();
+            BoundView {
+                ceiling: Duration::from_micros(desk.tuner.bound(kind)),
+                outstanding: Duration::from_micros(outstanding),
+                running,
+                waiting: desk.queues[kind.index()]
+                    .iter()
+                    .map(|queue| queue.len())
+                    .sum(),
+            }
+        };
+        let (state, reason) = desk.tuner.state();
+        Self {
+            mode: desk.settings.mode,
+            limit: whole(Kind::Short),
+            breadth: whole(Kind::Long),
+            bytes: front.bytes.load(Relaxed),
+            bytes_budget: desk.settings.bytes,
+            classes: (0..classes)
+                .map(|class| ClassView::of(front, desk, class, now))
+                .collect(),
+            excess: desk.tuner.excess(),
+            state,
+            reason,
+        }
+    }
+}
+
+impl ClassView {
+    fn of<W>(front: &Front, desk: &Desk<W>, class: usize, now: Time) -> Self {
+        let bound = |kind: Kind| {
+            let held = front.ledgers[kind.index()].held(class);
+            BoundView {
+                ceiling: Duration::from_micros(front.ceiling(kind, class)),
+                outstanding: Duration::from_micros(held.work()),
+                running: held.running(),
+                waiting: desk.queues[kind.index()][class].len(),
+            }
+        };
+        let books = desk.books.each_ref().map(|books| &books[class]);
+        let oldest = desk
+            .queues
+            .iter()
+            .filter_map(|queues| queues[class].oldest())
+            .min();
+        Self {
+            short: bound(Kind::Short),
+            long: bound(Kind::Long),
+            oldest_wait: oldest.map_or(Duration::ZERO, |since| now.saturating_since(since)),
+            uncounted: front.uncounted[class].load(Relaxed),
+            shed: books.iter().map(|books| books.shed).sum(),
+            queued: books.iter().map(|books| books.queued).sum(),
+            forced: books.iter().map(|books| books.forced).sum(),
+            served_per_second: books.iter().map(|books| books.served_rate).sum::<f64>() as f32,
+        }
+    }
 }

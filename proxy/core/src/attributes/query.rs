@@ -11,8 +11,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::path::unescape;
-use super::selector::{self, is_path_segment, is_plain_label_selector};
-use super::{Malformed, ReadShape, RvMode, Verb};
+use super::selector::{self, is_path_segment};
+use super::{Malformed, ReadShape, RvMode, Verb, labels};
 
 /// Go refuses a query of more parameters than this and continues as if there
 /// were none. Whether a server is built with such a Go cannot be told, and the
@@ -117,13 +117,13 @@ impl<'a> Parameters<'a> {
             Some(limit) => limit.parse::<i64>().map_err(|_| Undecodable)?,
             None => 0,
         };
+        if !labels::is_valid(self.label_selector.as_deref().unwrap_or_default()) {
+            return Err(Undecodable);
+        }
         let selector = self.field_selector.as_deref().unwrap_or_default();
         let name = selector::pinned_name(selector)
             .map_err(|selector::Invalid| Undecodable)?
-            .filter(|name| is_path_segment(name))
-            .filter(|_| {
-                is_plain_label_selector(self.label_selector.as_deref().unwrap_or_default())
-            });
+            .filter(|name| is_path_segment(name));
         Ok(Options {
             decoded: true,
             watch: boolean(self.watch.as_deref()).unwrap_or(false),

@@ -1,9 +1,8 @@
-//! Selectors, as far as they decide what a read touches.
+//! Field selectors, as far as they decide what a read touches.
 //!
-//! Of a field selector only two things matter here: whether the server can
-//! parse it (if not, the whole query fails to decode and the request loses its
-//! name), and whether it pins `metadata.name`. Follows
-//! `apimachinery:pkg/fields/selector.go`.
+//! Only two things matter here: whether the server can parse one (if not, the
+//! whole query fails to decode and the request loses its name), and whether it
+//! pins `metadata.name`. Follows `apimachinery:pkg/fields/selector.go`.
 
 use std::borrow::Cow;
 
@@ -36,56 +35,6 @@ pub(super) fn pinned_name(selector: &str) -> Result<Option<Cow<'_, str>>, Invali
         }
     }
     Ok(pinned.map(|(_, name)| name))
-}
-
-/// Whether the server is certain to accept this label selector.
-///
-/// Covers the forms `key`, `!key`, `key=value`, `key==value`, `key!=value`. Sets
-/// (`key in (a, b)`), comparisons and blanks may be valid too, but are treated
-/// as doubtful: the only consequence is that a name pinned beside them is not
-/// believed, which is the more expensive reading.
-pub(super) fn is_plain_label_selector(selector: &str) -> bool {
-    selector.is_empty() || selector.split(',').all(is_plain_label_term)
-}
-
-fn is_plain_label_term(term: &str) -> bool {
-    if let Some(key) = term.strip_prefix('!') {
-        return is_label_key(key);
-    }
-    match split_operator(term) {
-        None => is_label_key(term),
-        Some((key, _, value)) => is_label_key(key) && (value.is_empty() || is_label_part(value)),
-    }
-}
-
-fn is_label_key(key: &str) -> bool {
-    match key.split_once('/') {
-        None => is_label_part(key),
-        // The parts of a DNS name are stricter than what a name may be.
-        Some((domain, name)) => {
-            domain.len() <= 253
-                && domain.split('.').all(|part| {
-                    is_label_part(part)
-                        && part
-                            .bytes()
-                            .all(|byte| !byte.is_ascii_uppercase() && byte != b'_')
-                })
-                && is_label_part(name)
-        }
-    }
-}
-
-/// A name or value of a label: at most 63 characters, alphanumeric at both ends,
-/// and not a word of the selector language.
-fn is_label_part(text: &str) -> bool {
-    let alphanumeric = |byte: u8| byte.is_ascii_alphanumeric();
-    text.len() <= 63
-        && !matches!(text, "in" | "notin")
-        && text.bytes().next().is_some_and(alphanumeric)
-        && text.bytes().next_back().is_some_and(alphanumeric)
-        && text
-            .bytes()
-            .all(|byte| alphanumeric(byte) || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 /// Whether a name can be a path segment; if not, the server ignores the pin.
@@ -173,27 +122,5 @@ mod tests {
         assert_eq!(name("metadata.name=a=b"), Err(Invalid));
         assert_eq!(name(r"metadata.name=a\b"), Err(Invalid));
         assert_eq!(name("metadata.name=a\\"), Err(Invalid));
-    }
-
-    #[test]
-    fn a_doubtful_label_selector_is_not_called_plain() {
-        for plain in [
-            "",
-            "app",
-            "!app",
-            "app=web",
-            "app==Web_1.0",
-            "app!=",
-            "a=b,c=d",
-            "app.kubernetes.io/name=web",
-        ] {
-            assert!(is_plain_label_selector(plain), "{plain}");
-        }
-        for doubtful in [
-            "a===b", "a in (b)", ",", "=", "a=b=c", "a>b", "-a", "(", "in", "A.b/c=d", "a/b/c",
-            "a../b", "a = b",
-        ] {
-            assert!(!is_plain_label_selector(doubtful), "{doubtful}");
-        }
     }
 }

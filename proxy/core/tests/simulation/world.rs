@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use proxy_core::admission::probe::{Failure, ProbeId, ProbeSettings, Tracker};
+use proxy_core::admission::probe::{Failure, ProbeId, ProbeSettings, ProbeView, Tracker};
 use proxy_core::admission::{
     Ask, Cost, Decision, Engine, Kind, Offer, Outcome, Permit, Refusal, Settings, Signals, Ticket,
     View, Wake,
@@ -154,6 +154,8 @@ pub(crate) struct World {
     pub(crate) probing: bool,
     /// The engine at every tick.
     pub(crate) views: Vec<(u64, View)>,
+    /// What the probes said at every tick.
+    pub(crate) probed: Vec<ProbeView>,
     tracker: Tracker,
     probes: HashMap<u64, ProbeId>,
     requests: HashMap<u64, Request>,
@@ -183,6 +185,7 @@ impl World {
             up: true,
             probing: true,
             views: Vec::new(),
+            probed: Vec::new(),
             tracker: Tracker::new(ProbeSettings::default(), Time(0)),
             probes: HashMap::new(),
             requests: HashMap::new(),
@@ -285,10 +288,12 @@ impl World {
         let now = Time(self.now);
         match event {
             Event::Tick => {
+                let probe = self.tracker.view(now);
                 let signals = Signals {
                     connect_failures: std::mem::take(&mut self.connect_failures),
-                    ..Signals::of(self.tracker.view(now))
+                    ..Signals::of(probe)
                 };
+                self.probed.push(probe);
                 self.engine.tick(&signals, now);
                 self.views.push((self.now, self.engine.view(now)));
                 self.at(self.now + TICK_EVERY, Event::Tick);

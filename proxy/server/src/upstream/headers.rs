@@ -74,7 +74,12 @@ impl IdentityHeaders {
 
     /// The headers that assert `identity`; `None` if it cannot be written as headers.
     pub(crate) fn assertion(&self, identity: &Identity) -> Option<Vec<(HeaderName, HeaderValue)>> {
-        let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).ok();
+        let value = |text: &str| {
+            // HTTP/1.1 drops whitespace around a value: the server would read another name.
+            let same = !text.starts_with([' ', '\t']) && !text.ends_with([' ', '\t']);
+            same.then(|| HeaderValue::from_bytes(text.as_bytes()).ok())
+                .flatten()
+        };
         let mut headers = Vec::with_capacity(2 + identity.groups().len() + identity.extra().len());
         headers.push((self.user.clone(), value(identity.user())?));
         for group in identity.groups() {
@@ -304,6 +309,17 @@ mod tests {
             headers,
             map(&[("connection", "upgrade"), ("upgrade", "SPDY/3.1")])
         );
+    }
+
+    #[test]
+    fn names_that_a_server_would_read_as_others_are_not_asserted() {
+        let names = identity_headers();
+        for name in [" root", "root ", "root\t", "ro\not"] {
+            let as_user = Identity::certificate(name, vec!["dev".into()], None, Vec::new());
+            let as_group = Identity::certificate("jane", vec![name.into()], None, Vec::new());
+            assert!(names.assertion(&as_user).is_none(), "{name:?}");
+            assert!(names.assertion(&as_group).is_none(), "{name:?}");
+        }
     }
 
     #[test]

@@ -1,0 +1,287 @@
+mod bench;
+mod properties;
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use super::*;
+use crate::admission::{ClassId, Cost, Decision, Kind, Outcome};
+use bench::{Bench, ask, excess, settings};
+
+#[test]
+fn a_waiter_is_admitted_by_the_permit_that_makes_room() {
+    let mut bench = Bench::new(settings());
+    assert_eq!(bench.offer(ask(6, Kind::Long, 200_000)), "admitted");
+    assert_eq!(bench.offer(ask(6, Kind::Long, 200_000)), "waiting");
+    assert_eq!(
+        bench.offer(ask(3, Kind::Short, 1_000)),
+        "admitted",
+        "short calls go on"
+    );
+    let first = bench.permits.remove(0);
+    first.finish(Outcome::Served, Time(5));
+    bench.read();
+    assert_eq!((bench.permits.len(), bench.tickets.len()), (2, 0));
+    bench.end();
+}
+
+#[test]
+fn room_goes_to_the_most_important_that_waits() {
+    let mut bench = Bench::new(settings());
+    bench.offer(ask(6, Kind::Long, 200_000));
+    for class in [7, 6, 5] {
+        assert_eq!(bench.offer(ask(class, Kind::Long, 200_000)), "waiting");
+    }
+    for expected in [5, 6, 7] {
+        bench.permits.remove(0).finish(Outcome::Served, bench.now);
+        bench.read();
+        assert_eq!(bench.permits.len(), 1);
+        assert_eq!(bench.permits[0].class(), ClassId(expected));
+    }
+    bench.end();
+}
+
+#[test]
+fn waiters_are_refused_at_their_deadline() {
+    let mut bench = Bench::new(settings());
+    bench.offer(ask(6, Kind::Long, 200_000));
+    bench.offer(ask(6, Kind::Long, 200_000));
+    bench.tick(1_900, &excess(15));
+    assert_eq!(bench.tickets.len(), 1);
+    bench.tick(200, &excess(15));
+    assert_eq!((bench.tickets.len(), bench.permits.len()), (0, 1));
+    bench.end();
+}
+
+#[test]
+fn a_permit_granted_to_a_client_that_has_gone_is_given_back() {
+    let mut bench = Bench::new(settings());
+    bench.offer(ask(6, Kind::Long, 200_000));
+    bench.offer(ask(6, Kind::Long, 200_000));
+    bench.permits.clear();
+    // Decided, but its client is gone before it looks.
+    bench.tickets.clear();
+    bench.inbox.lock().unwrap().clear();
+    bench.assert_conserved();
+    assert_eq!(bench.offer(ask(6, Kind::Long, 200_000)), "admitted");
+    bench.end();
+}
+
+#[test]
+fn a_cancelled_list_keeps_its_seat_for_a_while() {
+    let mut bench = Bench::new(settings());
+    bench.offer(ask(6, Kind::Long, 700_000));
+    bench.permits.remove(0).cancel(Time(300_000));
+    bench.tick(600, &excess(0));
+    assert_eq!(bench.offer(ask(6, Kind::Long, 700_000)), "waiting");
+    bench.tick(100, &excess(0));
+    assert_eq!(bench.permits.len(), 1);
+    bench.end();
+}
+
+#[test]
+fn life_signs_pass_everybody_and_stop_only_at_their_own_bound() {
+    let mut bench = Bench::new(settings());
+    while bench.offer(ask(1, Kind::Short, 20_000)) == "admitted" {}
+    assert_eq!(bench.offer(ask(0, Kind::Short, 1_000)), "admitted");
+    let mut count = 1;
+    while bench.offer(ask(0, Kind::Short, 20_000)) == "admitted" {
+        count += 1;
+    }
+    assert!((200..300).contains(&count), "5 s by 20 ms: {count}");
+    let refusal = Refusal {
+        class: ClassId(0),
+        kind: Kind::Short,
+        shed: Shed::HardBound,
+        waited: Duration::ZERO,
+    };
+    assert_eq!(bench.engine.retry_after(&refusal, u64::MAX), 1);
+    bench.end();
+}
+
+#[test]
+fn off_and_shadow_admit_everything_and_hold_nothing_back() {
+    for mode in [Mode::Off, Mode::Shadow] {
+        let mut bench = Bench::new(Settings { mode, ..settings() });
+        for _ in 0..100 {
+            assert_eq!(bench.offer(ask(6, Kind::Long, 200_000)), "admitted");
+        }
+        let would = bench
+            .permits
+            .iter()
+            .filter(|permit| permit.shadow().is_some())
+            .count();
+        assert_eq!(would > 0, mode == Mode::Shadow);
+        assert_eq!(bench.engine.view(bench.now).classes[6].uncounted, 100);
+        bench.end();
+    }
+}
+
+#[test]
+fn switching_off_admits_whoever_waits() {
+    let mut bench = Bench::new(settings());
+    for _ in 0..3 {
+        bench.offer(ask(6, Kind::Long, 200_000));
+    }
+    bench.engine.reconfigure(
+        Settings {
+            mode: Mode::Off,
+            ..settings()
+        },
+        bench.now,
+    );
+    bench.read();
+    assert_eq!((bench.permits.len(), bench.tickets.len()), (3, 0));
+    bench.end();
+}
+
+#[test]
+fn only_the_enforced_share_of_tenants_is_refused() {
+    let mut bench = Bench::new(Settings {
+        enforced_tenants: 0.3,
+        ..settings()
+    });
+    bench.offer(ask(6, Kind::Long, 200_000));
+    let held_back = (0..1_000)
+        .filter(|tenant| {
+            bench.offer(Ask {
+                tenant: *tenant,
+                ..ask(6, Kind::Long, 200_000)
+            }) != "admitted"
+        })
+        .count();
+    assert!((200..400).contains(&held_back), "{held_back}");
+    bench.end();
+}
+
+#[test]
+fn the_red_button_admits_when_too_much_of_a_class_is_refused() {
+    let mut settings = settings();
+    settings.classes[6].max_shed_share = 0.5;
+    let mut bench = Bench::new(settings);
+    for _ in 0..50 {
+        for _ in 0..20 {
+            bench.offer(ask(6, Kind::Long, 200_000));
+        }
+        bench.tick(100, &excess(15));
+    }
+    let view = bench.engine.view(bench.now);
+    assert!(view.classes[6].forced > 0 && view.classes[6].uncounted > 0);
+    bench.end();
+}
+
+#[test]
+fn a_chain_of_waiters_that_have_gone_is_not_a_chain_of_calls() {
+    struct Gone;
+    impl Wake for Gone {
+        fn decide(self, _: Decision) {}
+    }
+    let mut settings = settings();
+    settings.queue.max_waiting = 100_000;
+    let engine: Engine<Gone> = Engine::new(settings, Time(0));
+    let first = engine.offer(ask(1, Kind::Long, 20), Time(0), || Gone);
+    let blocker = engine.offer(ask(1, Kind::Long, 900_000_000), Time(0), || Gone);
+    let mut tickets = Vec::new();
+    for tenant in 0..50_000 {
+        let ask = Ask {
+            tenant,
+            ..ask(1, Kind::Long, 1)
+        };
+        if let Offer::Waiting(ticket) = engine.offer(ask, Time(0), || Gone) {
+            tickets.push(ticket);
+        }
+    }
+    drop(first);
+    drop(blocker);
+    assert_eq!(engine.inner.front.ledgers[1].total(), (0, 0));
+}
+
+#[test]
+fn threads_lose_no_permit_and_forget_no_waiter() {
+    struct Counting {
+        decided: Arc<AtomicUsize>,
+        permits: Arc<Mutex<Vec<Permit>>>,
+    }
+    impl Wake for Counting {
+        fn decide(self, decision: Decision) {
+            self.decided.fetch_add(1, SeqCst);
+            if let Decision::Admitted(permit) = decision {
+                self.permits.lock().unwrap().push(permit);
+            }
+        }
+    }
+    let mut settings = settings();
+    settings.queue.max_waiting = 50;
+    let engine: Engine<Counting> = Engine::new(settings, Time(0));
+    let decided = Arc::new(AtomicUsize::new(0));
+    let waited = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for seed in 0..4_u64 {
+            let (engine, decided, waited) = (engine.clone(), Arc::clone(&decided), &waited);
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(seed);
+                let granted: Arc<Mutex<Vec<Permit>>> = Arc::default();
+                let (mut permits, mut tickets) = (Vec::new(), Vec::new());
+                for round in 0..5_000_u64 {
+                    let now = Time(round * 100);
+                    let ask = Ask {
+                        class: ClassId(random.u8(0..8)),
+                        cost: Cost {
+                            work_us: random.u64(1..40_000),
+                            bytes: random.u64(0..1 << 20),
+                        },
+                        kind: if random.bool() {
+                            Kind::Long
+                        } else {
+                            Kind::Short
+                        },
+                        tenant: random.u64(0..8),
+                        instance: seed,
+                    };
+                    let make = || Counting {
+                        decided: Arc::clone(&decided),
+                        permits: Arc::clone(&granted),
+                    };
+                    match engine.offer(ask, now, make) {
+                        Offer::Admitted(permit) => permits.push(permit),
+                        Offer::Waiting(ticket) => {
+                            waited.fetch_add(1, SeqCst);
+                            tickets.push(ticket);
+                        }
+                        Offer::Shed(_) => {}
+                    }
+                    permits.append(&mut granted.lock().unwrap());
+                    while permits.len() > random.usize(0..30) {
+                        let permit: Permit = permits.swap_remove(random.usize(..permits.len()));
+                        match random.u8(0..4) {
+                            0 => permit.cancel(now),
+                            1 => drop(permit),
+                            _ => permit.finish(Outcome::Served, now),
+                        }
+                    }
+                    if random.u8(..) == 0 {
+                        engine.tick(&excess(random.u64(0..40)), now);
+                    }
+                }
+                // Nobody gives up here, so whoever still waits must be told in the end.
+                drop(permits);
+                let late = std::mem::take(&mut *granted.lock().unwrap());
+                drop(late);
+                tickets
+            });
+        }
+    });
+    // The threads' tickets are gone with them: every waiter was told or has withdrawn.
+    for round in 0..20 {
+        engine.tick(&excess(0), Time(10_000_000 + round * 1_000_000));
+    }
+    assert!(waited.load(SeqCst) > 0 && decided.load(SeqCst) <= waited.load(SeqCst));
+    assert_eq!(engine.inner.front.ledgers[0].total(), (0, 0));
+    assert_eq!(engine.inner.front.ledgers[1].total(), (0, 0));
+    assert_eq!(engine.inner.front.bytes.load(SeqCst), 0);
+    assert_eq!(engine.inner.front.closed.load(SeqCst), 0);
+    assert!(!engine.inner.front.whale.load(SeqCst));
+}

@@ -1,0 +1,322 @@
+//! The front of the gate: what every request touches, made of atomics alone.
+//!
+//! It knows the published bounds, what is held against them, and whether somebody waits.
+//! It takes room and gives it back; it never waits, queues or refuses for good. Whoever
+//! finds no room here goes to the desk.
+
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use super::ledger::{Ledger, NoRoom, Room};
+use super::permit::Seat;
+use super::tuner::{Tuner, TunerState};
+use super::{Ask, Cost, Gate, Kind, MAX_CLASSES, Mode, Settings, slot};
+use crate::hash::mix;
+use crate::time::Time;
+
+/// Work and requests served so far, wrapping; in one word so that serving costs one
+/// addition. Work in µs modulo 2⁴⁰, requests modulo 2²⁴: only differences between ticks
+/// are used. When the work wraps, every twelve days of it, one request too many is counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Served {
+    work: u64,
+    count: u64,
+}
+
+impl Served {
+    pub(super) fn since(self, earlier: Self) -> (u64, u64) {
+        let work = self.work.wrapping_sub(earlier.work) & ((1 << 40) - 1);
+        let count = self.count.wrapping_sub(earlier.count) & ((1 << 24) - 1);
+        (work, count)
+    }
+}
+
+/// What the gate must know of the settings, in one word.
+#[derive(Clone, Copy)]
+struct Rules(u64);
+
+impl Rules {
+    fn of(settings: &Settings) -> Self {
+        let mut rules = match settings.mode {
+            Mode::Off => 0,
+            Mode::Shadow => 1 << 48,
+            Mode::Enforce => 2 << 48,
+        };
+        for (class, settings) in settings.classes.iter().take(MAX_CLASSES).enumerate() {
+            match settings.gate {
+                Gate::HardBound(_) => rules |= 1 << class,
+                Gate::Ceiling { own_whale: true } => rules |= 1 << (16 + class),
+                Gate::Ceiling { own_whale: false } => {}
+            }
+        }
+        Self(rules)
+    }
+
+    const fn mode(self) -> Mode {
+        match self.0 >> 48 {
+            0 => Mode::Off,
+            1 => Mode::Shadow,
+            _ => Mode::Enforce,
+        }
+    }
+
+    const fn is_hard(self, class: usize) -> bool {
+        self.0 & (1 << class) != 0
+    }
+
+    const fn may_have_own_whale(self, class: usize) -> bool {
+        self.0 & (1 << (16 + class)) != 0
+    }
+}
+
+fn atomics() -> [AtomicU64; MAX_CLASSES] {
+    std::array::from_fn(|_| AtomicU64::new(0))
+}
+
+/// Bit of a class and kind in [`Front::closed`].
+pub(super) fn bit(kind: Kind, class: usize) -> u64 {
+    1 << (16 * kind.index() + class)
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Front {
+    pub(super) ledgers: [Ledger; 2],
+    /// Bytes in flight of responses that count, and what each class may bring them to.
+    pub(super) bytes: AtomicU64,
+    pub(super) byte_ceilings: [AtomicU64; MAX_CLASSES],
+    /// Whether a whale of a class that may not have its own is running.
+    pub(super) whale: AtomicBool,
+    /// Bit `16 × kind + class`: must go to the desk, because somebody of it waits there or
+    /// somebody more important waits for the same room. Zero if nobody waits at all.
+    pub(super) closed: AtomicU64,
+    rules: AtomicU64,
+    /// Bit per class: the red button is pressed.
+    pub(super) forced: AtomicU64,
+    hard_bounds: [AtomicU64; MAX_CLASSES],
+    /// Tenants whose spread hash is at most this are enforced.
+    enforced: AtomicU64,
+    served: [[AtomicU64; MAX_CLASSES]; 2],
+    pub(super) uncounted: [AtomicU64; MAX_CLASSES],
+    /// The latest time anybody told; for permits dropped without telling it.
+    latest: AtomicU64,
+}
+
+impl Front {
+    pub(super) fn new(settings: &Settings, now: Time) -> Self {
+        Self {
+            ledgers: [Ledger::new(), Ledger::new()],
+            bytes: AtomicU64::new(0),
+            byte_ceilings: atomics(),
+            whale: AtomicBool::new(false),
+            closed: AtomicU64::new(0),
+            rules: AtomicU64::new(Rules::of(settings).0),
+            forced: AtomicU64::new(0),
+            hard_bounds: atomics(),
+            enforced: AtomicU64::new(u64::MAX),
+            served: [atomics(), atomics()],
+            uncounted: atomics(),
+            latest: AtomicU64::new(now.as_micros()),
+        }
+    }
+
+    pub(super) fn publish_settings(&self, settings: &Settings) {
+        self.rules.store(Rules::of(settings).0, SeqCst);
+        let share = f64::from(settings.enforced_tenants.clamp(0.0, 1.0));
+        self.enforced
+            .store((share * u64::MAX as f64) as u64, SeqCst);
+        for (class, settings) in settings.classes.iter().take(MAX_CLASSES).enumerate() {
+            if let Gate::HardBound(bound) = settings.gate {
+                let bound = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX);
+                self.hard_bounds[class].store(bound, SeqCst);
+            }
+        }
+    }
+
+    /// Publish the ceilings that follow from the tuner's bounds and from what `shares` of
+    /// them each class may see.
+    pub(super) fn publish_bounds(
+        &self,
+        tuner: &Tuner,
+        shares: &[[f32; MAX_CLASSES]; 2],
+        bytes_budget: u64,
+    ) {
+        let open = tuner.state().0 == TunerState::FailOpen;
+        for kind in Kind::BOTH {
+            let bound = tuner.bound(kind) as f64;
+            for (class, share) in shares[kind.index()].iter().enumerate() {
+                let share = if open { 1.0 } else { f64::from(*share) };
+                let ceiling = (bound * share) as u64;
+                self.ledgers[kind.index()].set_ceiling(class, ceiling.max(1));
+            }
+        }
+        // Large answers are long work's.
+        for (ceiling, share) in self.byte_ceilings.iter().zip(&shares[Kind::Long.index()]) {
+            let bytes = (bytes_budget as f64 * f64::from(*share)) as u64;
+            ceiling.store(bytes, SeqCst);
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules(self.rules.load(Relaxed))
+    }
+
+    /// Whether a class is held by a bound of its own, and neither waits nor makes wait.
+    pub(super) fn is_hard(&self, class: usize) -> bool {
+        self.rules().is_hard(class)
+    }
+
+    pub(super) fn mode_for(&self, tenant: u64) -> Mode {
+        match self.rules().mode() {
+            Mode::Enforce => {
+                if mix(tenant) <= self.enforced.load(Relaxed) {
+                    Mode::Enforce
+                } else {
+                    Mode::Shadow
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether somebody waits who goes first. Classes with a hard bound pass everybody.
+    pub(super) fn must_queue(&self, ask: &Ask) -> bool {
+        let class = slot(ask.class);
+        self.closed.load(SeqCst) & bit(ask.kind, class) != 0 && !self.is_hard(class)
+    }
+
+    /// Whether anybody waits at all.
+    pub(super) fn somebody_waits(&self) -> bool {
+        self.closed.load(SeqCst) != 0
+    }
+
+    /// Take room for a request if there is.
+    pub(super) fn charge(&self, ask: &Ask, now: Time) -> Result<Seat, NoRoom> {
+        let class = slot(ask.class);
+        let rules = self.rules();
+        let ledger = &self.ledgers[ask.kind.index()];
+        let held = ask.cost.held_us();
+        let bytes = ask.cost.counted_bytes();
+        if rules.is_hard(class) {
+            let bound = self.hard_bounds[class].load(Relaxed);
+            if !ledger.try_add_bounded(class, held, bound) {
+                return Err(NoRoom::Own);
+            }
+            if bytes > 0 {
+                self.bytes.fetch_add(bytes, SeqCst);
+            }
+            return Ok(Seat::of(ask, Some(ask.cost), now));
+        }
+        let room = ledger.try_add(class, held)?;
+        let needs_token = room == Room::Whale && !rules.may_have_own_whale(class);
+        if needs_token && self.whale.swap(true, SeqCst) {
+            ledger.take(class, held);
+            return Err(NoRoom::Shared);
+        }
+        let seat = Seat {
+            whale: needs_token,
+            ..Seat::of(ask, Some(ask.cost), now)
+        };
+        let without_bytes = Seat {
+            charged: Some(Cost {
+                bytes: 0,
+                ..ask.cost
+            }),
+            ..seat
+        };
+        if ask.kind == Kind::Long && !self.ledgers[Kind::Short.index()].is_open(class) {
+            self.free(&without_bytes);
+            return Err(NoRoom::Closed);
+        }
+        if bytes > 0 {
+            let before = self.bytes.fetch_add(bytes, SeqCst);
+            let fits = before.saturating_add(bytes) <= self.byte_ceilings[class].load(SeqCst);
+            if !fits && before > 0 {
+                self.bytes.fetch_sub(bytes, SeqCst);
+                self.free(&without_bytes);
+                return Err(NoRoom::Bytes);
+            }
+        }
+        Ok(seat)
+    }
+
+    /// Take room whether there is or not; for what would be waiting, had decisions been
+    /// carried out.
+    pub(super) fn overcharge(&self, ask: &Ask, now: Time) -> Seat {
+        self.ledgers[ask.kind.index()].add(slot(ask.class), ask.cost.held_us());
+        self.bytes.fetch_add(ask.cost.counted_bytes(), SeqCst);
+        Seat::of(ask, Some(ask.cost), now)
+    }
+
+    /// A seat that is held against nothing.
+    pub(super) fn uncounted_seat(&self, ask: &Ask, now: Time) -> Seat {
+        self.uncounted[slot(ask.class)].fetch_add(1, Relaxed);
+        Seat::of(ask, None, now)
+    }
+
+    /// Give room back. Whoever calls this looks whether somebody waits afterwards.
+    pub(super) fn free(&self, seat: &Seat) {
+        let class = slot(seat.class);
+        let Some(charged) = seat.charged else {
+            self.uncounted[class].fetch_sub(1, Relaxed);
+            return;
+        };
+        if charged.counted_bytes() > 0 {
+            self.bytes.fetch_sub(charged.counted_bytes(), SeqCst);
+        }
+        if seat.whale {
+            self.whale.store(false, SeqCst);
+        }
+        self.ledgers[seat.kind.index()].take(class, charged.held_us());
+    }
+
+    /// Hold a seat at another cost; whether that gave room back. Seats held against
+    /// nothing stay so.
+    pub(super) fn adjust(&self, seat: &mut Seat, cost: Cost) -> bool {
+        let Some(charged) = seat.charged else {
+            return false;
+        };
+        seat.charged = Some(cost);
+        let class = slot(seat.class);
+        self.ledgers[seat.kind.index()].adjust(class, charged.held_us(), cost.held_us());
+        let (from, to) = (charged.counted_bytes(), cost.counted_bytes());
+        if to >= from {
+            self.bytes.fetch_add(to - from, SeqCst);
+        } else {
+            self.bytes.fetch_sub(from - to, SeqCst);
+        }
+        cost.held_us() < charged.held_us() || to < from
+    }
+
+    /// What a class is held by: its own hard bound or its ceiling, in microseconds.
+    pub(super) fn ceiling(&self, kind: Kind, class: usize) -> u64 {
+        if self.is_hard(class) {
+            self.hard_bounds[class].load(Relaxed)
+        } else {
+            self.ledgers[kind.index()].ceiling(class)
+        }
+    }
+
+    /// Count a request as served.
+    pub(super) fn note_served(&self, seat: &Seat) {
+        let word = (1 << 40) | seat.estimate.work_us;
+        self.served[seat.kind.index()][slot(seat.class)].fetch_add(word, Relaxed);
+    }
+
+    pub(super) fn served(&self, kind: Kind, class: usize) -> Served {
+        let word = self.served[kind.index()][class].load(Relaxed);
+        Served {
+            work: word & ((1 << 40) - 1),
+            count: word >> 40,
+        }
+    }
+
+    /// The latest time anybody told.
+    pub(super) fn latest(&self) -> Time {
+        Time(self.latest.load(Relaxed))
+    }
+
+    pub(super) fn note_time(&self, now: Time) {
+        self.latest.fetch_max(now.as_micros(), Relaxed);
+    }
+}
