@@ -34,7 +34,7 @@ func (a apiserver) run() error { return cli.RunNoErrOutput(a.command) }
 // order, and then the few a loopback-only server needs besides.
 func serverFlags(opts options, port int) []string {
 	pki := func(name string) string { return opts.path("pki", name) }
-	return []string{
+	flags := []string{
 		"--advertise-address=" + advertiseAddress,
 		"--allow-privileged=true",
 		"--authorization-mode=Node,RBAC",
@@ -65,4 +65,10 @@ func serverFlags(opts options, port int) []string {
 		// tests, only loopback.
 		"--bind-address=" + opts.bind,
 	}
+	if opts.fakeKubelet != "" {
+		// kubeadm's kubelets sign their serving certificates themselves, and so
+		// it does not set this; ours has one of the cluster's authority.
+		flags = append(flags, "--kubelet-certificate-authority="+pki("ca.crt"))
+	}
+	return flags
 }

@@ -21,7 +21,8 @@ const (
 
 // bootstrap waits for the server to be ready and then does what kubeadm does
 // first: with super-admin.conf, it makes the group of admin.conf cluster
-// administrators. It gives up when ctx ends.
+// administrators. A node that is asked for joins last. It gives up when ctx
+// ends.
 func bootstrap(ctx context.Context, opts options) error {
 	client, err := superAdmin(opts)
 	if err != nil {
@@ -38,6 +39,9 @@ func bootstrap(ctx context.Context, opts options) error {
 	_, err = client.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("creating the ClusterRoleBinding %s: %w", adminGroup, err)
+	}
+	if opts.fakeKubelet != "" {
+		return startFakeKubelet(ctx, client, opts)
 	}
 	return nil
 }

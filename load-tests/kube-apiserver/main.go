@@ -17,6 +17,9 @@
 // When the server is ready one JSON line appears on standard output and nothing
 // else ever does; logs go to DIR/control-plane.log. SIGTERM, SIGINT and (with
 // --exit-on-stdin-close) the end of standard input stop it.
+//
+// As `control-plane requestinfo` it runs no control plane, but says what one
+// takes requests to be (requestinfo.go).
 package main
 
 import (
@@ -48,6 +51,13 @@ const (
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == requestInfoMode {
+		if err := answerRequestInfo(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintf(os.Stderr, "control-plane: %v\n", err)
+			os.Exit(exitFailed)
+		}
+		return
+	}
 	opts, err := parseOptions(os.Args[1:], os.Stderr)
 	if err != nil {
 		os.Exit(exitBadUsage)

@@ -21,6 +21,8 @@ type options struct {
 	extraSANs        []string
 	algorithm        keyAlgorithm
 	exitOnStdinClose bool
+	// fakeKubelet is the name of a Node to be; empty for none.
+	fakeKubelet string
 	// serverFlags are handed to kube-apiserver after our own, so they win.
 	serverFlags []string
 }
@@ -40,6 +42,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	set.StringVar(&o.bind, "bind", "127.0.0.1", "loopback `address` to serve on")
 	set.IntVar(&o.port, "port", 0, "`port` to serve on; 0 takes the one used before in this directory, or a free one")
 	set.BoolVar(&o.exitOnStdinClose, "exit-on-stdin-close", false, "stop when standard input ends, so that a caller that dies leaves nothing behind")
+	set.StringVar(&o.fakeKubelet, "fake-kubelet", "", "`name` of a Node to register, with a kubelet that has no containers but serves exec, attach, port-forward and logs")
 	set.Func("extra-san", "DNS `name or address` to add to the serving certificate (repeatable); kubeadm's names do not include 127.0.0.1", func(name string) error {
 		if name == "" {
 			return errors.New("empty name")

@@ -55,7 +55,7 @@ func ensureClusterCertificates(opts options) error {
 		return err
 	}
 	return ensureCertificate(opts, authority, "apiserver-kubelet-client", subject{
-		commonName:    "kube-apiserver-kubelet-client",
+		commonName:    kubeletClientName,
 		organizations: []string{adminGroup},
 		usage:         x509.ExtKeyUsageClientAuth,
 	})

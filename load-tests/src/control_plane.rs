@@ -36,13 +36,14 @@ mod error;
 mod files;
 mod kubeconfig;
 mod pki;
+mod pods;
 mod process;
 mod program;
 mod seed;
 mod subject;
 
 pub use accounts::{BoundPod, Subject, TokenOptions};
-pub use availability::Availability;
+pub use availability::{Availability, go_program};
 pub use client::{Answer, ApiClient, Auth, ClientOptions, Protocol};
 pub use error::Error;
 pub use kubeconfig::{Kubeconfig, write_kubeconfig};
@@ -72,6 +73,11 @@ pub struct Options {
     pub extra_sans: Vec<String>,
     /// The algorithm of new keys; kubeadm's default is RSA-2048.
     pub key_algorithm: KeyAlgorithm,
+    /// The name of a node whose kubelet has no containers but serves exec,
+    /// attach, port-forward and logs of the pods of [`ControlPlane::run_pod`].
+    /// Only the Go program has it: with `KUBEBUILDER_ASSETS` such a control
+    /// plane is [`Error::Absent`].
+    pub fake_kubelet: Option<String>,
 }
 
 /// Whose kubeconfig, of those kubeadm writes.
@@ -121,6 +127,14 @@ impl ControlPlane {
     /// failed, with the end of the log.
     pub fn start(options: Options) -> Result<Self, Error> {
         let backend = availability::prepare(Availability::detect())?;
+        if let (Backend::Assets(dir), Some(_)) = (&backend, &options.fake_kubelet) {
+            return Err(Error::Absent {
+                reason: format!(
+                    "the fake kubelet is in the Go program only, and KUBEBUILDER_ASSETS={} is set",
+                    dir.display()
+                ),
+            });
+        }
         let (dir, temporary) = match &options.dir {
             Some(dir) => (dir.clone(), false),
             None => (temporary_dir(), true),
@@ -243,6 +257,20 @@ impl ControlPlane {
             protocol: Protocol::Negotiated,
         })
     }
+}
+
+/// Signs a client certificate with the authority of a directory laid out as
+/// `/etc/kubernetes/pki`; see [`ControlPlane::client_certificate`].
+///
+/// # Errors
+/// When the CA cannot be read, or cannot sign.
+pub fn client_certificate(
+    pki_dir: &Path,
+    common_name: &str,
+    groups: &[&str],
+    validity: Duration,
+) -> Result<Credentials, Error> {
+    pki::client_certificate(pki_dir, common_name, groups, validity)
 }
 
 impl Drop for ControlPlane {

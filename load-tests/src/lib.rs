@@ -1,3 +1,9 @@
-//! To be written.
+//! Control planes to test against, real and modelled; the load to test with; and
+//! the demonstration.
+
 pub mod apiserver;
 pub mod control_plane;
+pub mod demo;
+pub mod generate;
+pub mod record;
+pub mod report;

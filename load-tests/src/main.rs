@@ -1,1 +1,77 @@
-fn main() {}
+//! Control planes to test against, storms, and the demonstration.
+
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use load_tests::control_plane::{ControlPlane, Options, Who};
+use load_tests::{apiserver, demo};
+
+#[derive(Debug, Parser)]
+#[command(name = "load-tests", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one")]
+enum Command {
+    Demo(demo::Options),
+    Apiserver(apiserver::Cli),
+    /// Runs a real control plane until standard input ends or Ctrl-C.
+    ControlPlane {
+        /// Directory for its data, certificates and kubeconfigs; a temporary
+        /// one if not given.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Spillway itself: `spillway run --config FILE` and so on.
+    Spillway {
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Apiserver(cli) => {
+            tracing_subscriber::fmt()
+                .with_writer(std::io::stderr)
+                .with_ansi(false)
+                .init();
+            apiserver::run(cli).map(|()| ExitCode::SUCCESS)
+        }
+        Command::ControlPlane { dir } => control_plane(dir).map(|()| ExitCode::SUCCESS),
+        Command::Spillway { arguments } => {
+            let program = OsString::from("spillway");
+            Ok(proxy_server::cli::main(
+                std::iter::once(program).chain(arguments),
+            ))
+        }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("load-tests: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn control_plane(dir: Option<PathBuf>) -> anyhow::Result<()> {
+    let plane = ControlPlane::start(Options {
+        dir,
+        ..Options::default()
+    })?;
+    println!("{} {}", plane.server(), plane.version());
+    println!("KUBECONFIG={}", plane.kubeconfig(Who::Admin).display());
+    let mut ignored = Vec::new();
+    // Its servers end with this process, however it ends.
+    std::io::stdin()
+        .read_to_end(&mut ignored)
+        .context("standard input")?;
+    Ok(())
+}

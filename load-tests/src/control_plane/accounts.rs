@@ -211,7 +211,7 @@ async fn ensure_pod(
 }
 
 /// Creates an object unless it is there.
-async fn create(client: &ApiClient, path: &str, object: &Value) -> Result<(), Error> {
+pub(super) async fn create(client: &ApiClient, path: &str, object: &Value) -> Result<(), Error> {
     let action = format!("creating {} at {path}", object["kind"]);
     let answer = client.post(path, object).await?;
     answer.accept(&action, &[CONFLICT]).map(drop)

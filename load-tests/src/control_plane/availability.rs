@@ -39,7 +39,7 @@ impl Availability {
                 }
             }
         }
-        if path.into_iter().any(|dir| dir.join("go").is_file()) {
+        if has_go(path) {
             return Self::Go;
         }
         Self::Absent(format!("{looked_for}, and there is no `go` on the PATH"))
@@ -54,6 +54,26 @@ pub(super) fn prepare(availability: Availability) -> Result<Backend, Error> {
         Availability::Go => Ok(Backend::Program(program::built(&program_dir())?)),
         Availability::Absent(reason) => Err(Error::Absent { reason }),
     }
+}
+
+/// The Go program of this crate, built first if need be. It has modes no binary
+/// of `KUBEBUILDER_ASSETS` has, so those do not do instead.
+///
+/// # Errors
+/// [`Error::Absent`] without `go`; [`Error::Build`] when the build fails.
+pub fn go_program() -> Result<PathBuf, Error> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if has_go(std::env::split_paths(&path)) {
+        program::built(&program_dir())
+    } else {
+        Err(Error::Absent {
+            reason: "there is no `go` on the PATH".to_owned(),
+        })
+    }
+}
+
+fn has_go(mut path: impl Iterator<Item = PathBuf>) -> bool {
+    path.any(|dir| dir.join("go").is_file())
 }
 
 /// The Go program lies next to this crate's manifest.

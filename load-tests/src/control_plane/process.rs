@@ -126,6 +126,9 @@ fn launch_program(
             KeyAlgorithm::Rsa2048 => "RSA-2048",
             KeyAlgorithm::EcdsaP256 => "ECDSA-P256",
         });
+    if let Some(node) = &options.fake_kubelet {
+        command.arg("--fake-kubelet").arg(node);
+    }
     command.arg("--").args(&options.extra_flags);
     command
         .stdin(Stdio::piped())

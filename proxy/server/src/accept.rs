@@ -4,4 +4,5 @@ pub(crate) mod connection;
 pub(crate) mod endings;
 pub(crate) mod executor;
 pub(crate) mod listener;
+pub(crate) mod tricks;
 pub(crate) mod worker;

@@ -225,7 +225,7 @@ impl Account {
         if (200..300).contains(&self.status) {
             self.worker()
                 .shared
-                .learn(&facts.shape, self.bytes, done.saturating_since(sent));
+                .learn(&facts.shape, self.bytes, sent, done);
         }
     }
 

@@ -10,7 +10,6 @@ use proxy_core::attributes::{self, Attributes, Encoding, Scope, Source, Verb};
 use proxy_core::hash::Hash;
 
 use crate::error::Refused;
-use crate::upstream::Traffic;
 
 /// Reads a request's attributes.
 ///
@@ -34,6 +33,31 @@ pub(crate) fn read(head: &request::Parts) -> Result<Attributes<'_>, Refused> {
             what: malformed.to_string(),
         }
     })
+}
+
+/// What kind of traffic a request is, so that kinds do not share connections: a storm of LISTs or a loop of cancels must
+/// not close or fill the connections that short calls use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    /// Single objects and other short calls.
+    Short,
+    /// Collections.
+    Bulk,
+    /// Watches, logs: answers that last.
+    Long,
+}
+
+impl Traffic {
+    /// All kinds, in the order of their index.
+    pub(crate) const ALL: [Self; 3] = [Self::Short, Self::Bulk, Self::Long];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Bulk => "bulk",
+            Self::Long => "long",
+        }
+    }
 }
 
 /// What is kept of a request's attributes.

@@ -81,7 +81,8 @@ fn tick(
         }
     }
     let target = shared.snapshot.load().settings.target;
-    shared.set_calm(!view.blind && !view.down && view.excess < target / 4);
+    let calm = !view.blind && !view.down && view.excess < target / 4;
+    shared.set_calm(calm, now);
     shared.engine.tick(&signals, now);
     if let Ok(mut probe) = shared.probe.lock() {
         *probe = view;

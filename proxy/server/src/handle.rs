@@ -12,6 +12,7 @@ use proxy_core::attributes::Verb;
 use tower::Service as _;
 
 use crate::accept::connection::Connection;
+use crate::accept::tricks;
 use crate::account::log::Entry;
 use crate::account::{Account, Body, learn};
 use crate::admit::admit;
@@ -82,7 +83,8 @@ async fn serve(
 ) -> Result<Served, Error> {
     let worker = &connection.worker;
     let address = connection.peer.ip();
-    connection.refuse_tricks(&head)?;
+    connection.requested();
+    tricks::refuse(&head)?;
 
     // Identify.
     let now = clock::unix_seconds();

@@ -15,13 +15,19 @@
 
 mod handle; // the data path
 
-mod accept; //   1  connections
-mod account;
-mod admit; //    5  now, later, or not
-mod attribute; //3  what is asked, as Kubernetes reads it
-mod classify; // 4  how important it is
-mod identify; // 2  who is calling, from verified credentials
-mod upstream; // 6  the apiserver's answer //  7  what it took
+mod accept; // 1: connections
+
+mod identify; // 2: who is calling, from verified credentials
+
+mod attribute; // 3: what is asked, as Kubernetes reads it
+
+mod classify; // 4: how important it is
+
+mod admit; // 5: now, later, or not
+
+mod upstream; // 6: the apiserver's answer
+
+mod account; // 7: what it took
 
 mod error;
 mod respond;

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use proxy_core::admission::Engine;
 use proxy_core::admission::cost::{Model, Observation, Shape};
 use proxy_core::admission::probe::ProbeView;
+use proxy_core::time::Time;
 
 use crate::admit::Waiter;
 use crate::identify::memory::TokenMemory;
@@ -48,7 +48,8 @@ pub(crate) struct Shared {
     pub(crate) signals: SeenSignals,
     /// The probe as of the last tick.
     pub(crate) probe: Mutex<ProbeView>,
-    calm: AtomicU32,
+    /// Since when nothing queues at the server, in the clock's microseconds; `u64::MAX` while something does.
+    calm_since: AtomicU64,
     lanes: [LaneState; 2],
     workers: AtomicUsize,
     pools: Mutex<Vec<(Lane, [PoolCount; 7])>>,
@@ -74,7 +75,7 @@ impl Shared {
             metrics,
             signals: SeenSignals::default(),
             probe: Mutex::new(ProbeView::calm()),
-            calm: AtomicU32::new(1),
+            calm_since: AtomicU64::new(u64::MAX),
             lanes: Default::default(),
             workers: AtomicUsize::new(0),
             pools: Mutex::default(),
@@ -89,13 +90,19 @@ impl Shared {
     }
 
     /// Whether service times say something about cost: nothing else queues at the server.
-    pub(crate) fn set_calm(&self, calm: bool) {
-        self.calm.store(u32::from(calm), Ordering::Relaxed);
+    pub(crate) fn set_calm(&self, calm: bool, now: Time) {
+        if !calm {
+            self.calm_since.store(u64::MAX, Ordering::Relaxed);
+        } else if self.calm_since.load(Ordering::Relaxed) == u64::MAX {
+            self.calm_since.store(now.0, Ordering::Relaxed);
+        }
     }
 
-    /// Tells the cost model what a request of `shape` took.
-    pub(crate) fn learn(&self, shape: &Shape, bytes: u64, service: Duration) {
-        let calm = self.calm.load(Ordering::Relaxed) == 1;
+    /// Tells the cost model what a request of `shape`, sent at `sent`, took until `done`. Its time counts only if the server
+    /// was calm all along.
+    pub(crate) fn learn(&self, shape: &Shape, bytes: u64, sent: Time, done: Time) {
+        let calm = self.calm_since.load(Ordering::Relaxed) <= sent.0;
+        let service = done.saturating_since(sent);
         self.costs.observe(
             shape,
             &Observation {

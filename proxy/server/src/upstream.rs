@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use proxy_core::time::Time;
 use tower::Service;
 
+use crate::attribute::Traffic;
 use crate::error::UpstreamError;
 use crate::identify::Credential;
 use crate::snapshot::Snapshot;
@@ -34,35 +35,11 @@ const RETRIES: u32 = 3;
 /// Concurrent HTTP/1.1 connections of one worker for callers nobody vouches for.
 const MAX_UNVERIFIED: u32 = 128;
 
-/// What kind of traffic a request is, so that kinds do not share connections: a storm of LISTs or a loop of cancels must
-/// not close or fill the connections that short calls use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Traffic {
-    /// Single objects and other short calls.
-    Short,
-    /// Collections.
-    Bulk,
-    /// Watches, logs: answers that last.
-    Long,
-}
-
-impl Traffic {
-    /// All kinds, in the order of their index.
-    pub(crate) const ALL: [Self; 3] = [Self::Short, Self::Bulk, Self::Long];
-
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Short => "short",
-            Self::Bulk => "bulk",
-            Self::Long => "long",
-        }
-    }
-
-    const fn packing(self) -> Packing {
-        match self {
-            Self::Long => Packing::Dense,
-            Self::Short | Self::Bulk => Packing::Spread,
-        }
+/// How streams of this traffic are laid onto connections.
+const fn packing(traffic: Traffic) -> Packing {
+    match traffic {
+        Traffic::Long => Packing::Dense,
+        Traffic::Short | Traffic::Bulk => Packing::Spread,
     }
 }
 
@@ -116,8 +93,8 @@ struct Pools {
 impl Upstream {
     pub(crate) fn new() -> Self {
         Self(Rc::new(Pools {
-            asserted: Traffic::ALL.map(|traffic| Http2Pool::new(true, traffic.packing())),
-            tokens: Traffic::ALL.map(|traffic| Http2Pool::new(false, traffic.packing())),
+            asserted: Traffic::ALL.map(|traffic| Http2Pool::new(true, packing(traffic))),
+            tokens: Traffic::ALL.map(|traffic| Http2Pool::new(false, packing(traffic))),
             unverified: Http1Pool::new(MAX_UNVERIFIED),
             generation: Cell::new(0),
         }))

@@ -232,9 +232,72 @@ async fn a_refusal_is_remembered_of_a_token_that_was_believed() {
     }
 }
 
+#[tokio::test]
+async fn whose_an_unknown_token_is_the_server_says_and_that_decides_its_class() {
+    let settings = upstream::Settings {
+        reviewed_as: Some("system:kube-scheduler"),
+        ..upstream::Settings::default()
+    };
+    let world = World::with(settings, |_| {});
+    let of_class =
+        |page: &support::Page, class| page.sum("spillway_requests_total", &[("class", class)]);
+    assert_eq!(pool(&world, pod("opaque")).await, "unverified");
+    world
+        .proxy
+        .until("unattributed", |page| of_class(page, "unattributed") == 1.0)
+        .await;
+    // The answer to the review is on its way; from then on, the class stays.
+    support::bounded("attributed", async {
+        while of_class(&world.proxy.metrics().await, "control-plane") == 0.0 {
+            pool(&world, pod("opaque")).await;
+        }
+    })
+    .await;
+    let before = world.proxy.metrics().await;
+    for _ in 0..5 {
+        assert_eq!(pool(&world, pod("opaque")).await, "tokens");
+    }
+    let more = of_class(&before, "control-plane") + 5.0;
+    world
+        .proxy
+        .until("attributed for good", |page| {
+            of_class(page, "control-plane") == more
+        })
+        .await;
+    let reviews = world.upstream.reviews();
+    assert_eq!(reviews.len(), 1, "asked once: {reviews:?}");
+    assert_eq!(reviews[0].value("authorization"), Some("Bearer opaque"));
+    assert_eq!(reviews[0].named("x-remote-"), Vec::<String>::new());
+    assert_eq!(reviews[0].certificate, None);
+}
+
+#[tokio::test]
+async fn the_server_is_not_asked_about_tokens_it_refused_or_we_verified() {
+    let world = World::new();
+    pool(&world, pod(&token::rs256(&token::claims("default", "web")))).await;
+    let mut client = world.stranger().await;
+    assert_eq!(
+        client
+            .call(with_token(get(POD, "status 401"), "guess"))
+            .await
+            .status,
+        401
+    );
+    world.user("jane", &[]).await.get(POD, "echo").await;
+    // Asked for certain, and after all that.
+    pool(&world, pod("opaque")).await;
+    support::eventually("a review", || !world.upstream.reviews().is_empty()).await;
+    let reviews = world.upstream.reviews();
+    assert!(
+        reviews
+            .iter()
+            .all(|review| review.value("authorization") == Some("Bearer opaque")),
+        "{reviews:?}"
+    );
+}
+
 /// kube-apiserver answers some requests before it authenticates anybody: `?timeout=x` is 400 in its filter for deadlines.
 #[tokio::test]
-#[ignore = "Worker::remember believes every answer but 401, also those the server gives before it looks at the token"]
 async fn an_answer_that_says_nothing_about_the_token_makes_nobody_trusted() {
     let world = World::new();
     for status in [400, 413, 429, 500, 503, 504] {

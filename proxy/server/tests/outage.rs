@@ -14,22 +14,35 @@ struct Nobody(socket2::Socket);
 
 impl Nobody {
     fn new() -> Self {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket");
+        socket
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .expect("a port");
         Self(socket)
     }
 
     fn address(&self) -> SocketAddr {
-        self.0.local_addr().expect("an address").as_socket().expect("an IP address")
+        self.0
+            .local_addr()
+            .expect("an address")
+            .as_socket()
+            .expect("an IP address")
     }
 }
 
 fn assert_away(answer: &Answer, status: u16) {
     assert_eq!(answer.status, status, "{answer:?}");
-    let seconds: u32 = answer.header("retry-after").and_then(|text| text.parse().ok()).expect("whole seconds");
+    let seconds: u32 = answer
+        .header("retry-after")
+        .and_then(|text| text.parse().ok())
+        .expect("whole seconds");
     assert!((1..=4).contains(&seconds), "{seconds}");
     let object = answer.json();
-    assert_eq!((&object["kind"], &object["code"]), (&"Status".into(), &status.into()));
+    assert_eq!(
+        (&object["kind"], &object["code"]),
+        (&"Status".into(), &status.into())
+    );
     assert_eq!(object["details"]["retryAfterSeconds"], seconds);
 }
 
@@ -46,9 +59,17 @@ async fn every_way_is_away(pki: &Pki, proxy: &Proxy) {
     assert_away(&client.get(WATCH, "watch").await, 429);
     let mut stranger = Client::http2(proxy.main(), &pki.tls()).await;
     assert_away(&stranger.get(POD, "echo").await, 503);
-    assert_away(&stranger.call(with_token(get(POD, "echo"), "opaque")).await, 503);
-    let mut exec = Client::http1(proxy.main(), &pki.tls().certificate(&pki.user("jane", &[]))).await;
-    let upgrade = with(with(get(EXEC, "tunnel"), "connection", "upgrade"), "upgrade", "SPDY/3.1");
+    assert_away(
+        &stranger.call(with_token(get(POD, "echo"), "opaque")).await,
+        503,
+    );
+    let mut exec =
+        Client::http1(proxy.main(), &pki.tls().certificate(&pki.user("jane", &[]))).await;
+    let upgrade = with(
+        with(get(EXEC, "tunnel"), "connection", "upgrade"),
+        "upgrade",
+        "SPDY/3.1",
+    );
     assert_away(&exec.call(upgrade).await, 503);
 }
 
@@ -57,7 +78,11 @@ async fn a_server_that_is_not_there_yet_is_503_and_429_for_watches() {
     let (pki, nobody) = (Pki::new(), Nobody::new());
     let proxy = Proxy::start(&pki, nobody.address(), |_| {});
     every_way_is_away(&pki, &proxy).await;
-    proxy.until("noticed", |page| page.sum("spillway_upstream_up", &[]) == 0.0).await;
+    proxy
+        .until("noticed", |page| {
+            page.sum("spillway_upstream_up", &[]) == 0.0
+        })
+        .await;
     proxy.until_idle().await;
 }
 
@@ -65,13 +90,27 @@ async fn a_server_that_is_not_there_yet_is_503_and_429_for_watches() {
 async fn readiness_follows_the_server_and_liveness_does_not() {
     let (pki, nobody) = (Pki::new(), Nobody::new());
     let proxy = Proxy::start(&pki, nobody.address(), |_| {});
-    proxy.until("noticed", |page| page.sum("spillway_upstream_up", &[]) == 0.0).await;
+    proxy
+        .until("noticed", |page| {
+            page.sum("spillway_upstream_up", &[]) == 0.0
+        })
+        .await;
     assert_eq!(support::page::get(proxy.admin(), "/readyz").await.0, 503);
     assert_eq!(support::page::get(proxy.admin(), "/livez").await.0, 200);
     let address = nobody.address();
     drop(nobody);
-    let _upstream = Upstream::start(&pki, upstream::Settings { address: Some(address), ..upstream::Settings::default() });
-    proxy.until("noticed", |page| page.sum("spillway_upstream_up", &[]) == 1.0).await;
+    let _upstream = Upstream::start(
+        &pki,
+        upstream::Settings {
+            address: Some(address),
+            ..upstream::Settings::default()
+        },
+    );
+    proxy
+        .until("noticed", |page| {
+            page.sum("spillway_upstream_up", &[]) == 1.0
+        })
+        .await;
     assert_eq!(support::page::get(proxy.admin(), "/readyz").await.0, 200);
 }
 
@@ -83,7 +122,13 @@ async fn a_server_that_comes_up_is_used_at_once() {
     let mut client = user(&pki, &proxy).await;
     assert_away(&client.get(POD, "echo").await, 503);
     drop(nobody);
-    let _upstream = Upstream::start(&pki, upstream::Settings { address: Some(address), ..upstream::Settings::default() });
+    let _upstream = Upstream::start(
+        &pki,
+        upstream::Settings {
+            address: Some(address),
+            ..upstream::Settings::default()
+        },
+    );
     assert_eq!(client.get(POD, "echo").await.status, 200);
 }
 
@@ -99,9 +144,24 @@ async fn a_server_that_restarts_costs_what_was_in_flight_and_nothing_after() {
     let waiting = tokio::spawn(async move { other.get(POD, "silent").await });
     first.until_open(1).await;
     drop(first);
-    assert_eq!(bounded("the one in flight", waiting).await.expect("no panic").status, 503);
-    let _second = Upstream::start(&pki, upstream::Settings { address: Some(address), ..upstream::Settings::default() });
-    bounded("back again", async { while client.get(POD, "echo").await.status != 200 {} }).await;
+    assert_eq!(
+        bounded("the one in flight", waiting)
+            .await
+            .expect("no panic")
+            .status,
+        503
+    );
+    let _second = Upstream::start(
+        &pki,
+        upstream::Settings {
+            address: Some(address),
+            ..upstream::Settings::default()
+        },
+    );
+    bounded("back again", async {
+        while client.get(POD, "echo").await.status != 200 {}
+    })
+    .await;
     for _ in 0..10 {
         assert_eq!(client.get(POD, "echo").await.status, 200);
     }
@@ -142,9 +202,15 @@ async fn those_who_wait_for_a_connection_fail_with_it() {
     }
     // Counted, not timed: had each tried by itself, one after the other, there would be as many failures to connect.
     let page = proxy.metrics().await;
-    let own = page.sum("spillway_upstream_errors_total", &[("kind", "connect_timeout")]);
+    let own = page.sum(
+        "spillway_upstream_errors_total",
+        &[("kind", "connect_timeout")],
+    );
     let joint = page.sum("spillway_upstream_errors_total", &[("kind", "unreachable")]);
-    assert!(own <= 5.0 && own + joint == 50.0, "{own} tried, {joint} waited");
+    assert!(
+        own <= 5.0 && own + joint == 50.0,
+        "{own} tried, {joint} waited"
+    );
 }
 
 #[tokio::test]
@@ -163,14 +229,24 @@ async fn nobody_waits_longer_because_others_keep_coming() {
             })
         })
         .collect();
-    let tried = |page: &Page| page.sum("spillway_upstream_errors_total", &[("kind", "connect_timeout")]);
-    proxy.until("an attempt failed", |page| tried(page) >= 1.0).await;
+    let tried = |page: &Page| {
+        page.sum(
+            "spillway_upstream_errors_total",
+            &[("kind", "connect_timeout")],
+        )
+    };
+    proxy
+        .until("an attempt failed", |page| tried(page) >= 1.0)
+        .await;
     for _ in 0..5 {
         let before = tried(&proxy.metrics().await);
         let mut one = client.again();
         assert_away(&one.get(POD, "echo").await, 503);
         let attempts = tried(&proxy.metrics().await) - before;
-        assert!(attempts <= 3.0, "a request sat through {attempts} attempts to connect");
+        assert!(
+            attempts <= 3.0,
+            "a request sat through {attempts} attempts to connect"
+        );
     }
     coming.iter().for_each(|task| task.abort());
 }

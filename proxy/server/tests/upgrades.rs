@@ -13,17 +13,31 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 const TAIL: &[u8] = b"that was all";
 
 fn upgrade(script: &str, protocol: &str) -> Request<Payload> {
-    with(with(get(EXEC, script), "connection", "Upgrade"), "upgrade", protocol)
+    with(
+        with(get(EXEC, script), "connection", "Upgrade"),
+        "upgrade",
+        protocol,
+    )
 }
 
 /// A tunnel of jane's.
 async fn tunnel(world: &World, script: &str) -> (TokioIo<Upgraded>, Breaker) {
     let mut client = world.user_http1("jane", &["dev"]).await;
     let breaker = client.breaker();
-    let response = client.send(upgrade(script, "SPDY/3.1")).await.expect("an answer");
+    let response = client
+        .send(upgrade(script, "SPDY/3.1"))
+        .await
+        .expect("an answer");
     assert_eq!(response.status(), 101);
     assert_eq!(response.headers()["upgrade"], "SPDY/3.1");
-    (TokioIo::new(bounded("the tunnel", hyper::upgrade::on(response)).await.expect("a tunnel")), breaker)
+    (
+        TokioIo::new(
+            bounded("the tunnel", hyper::upgrade::on(response))
+                .await
+                .expect("a tunnel"),
+        ),
+        breaker,
+    )
 }
 
 #[tokio::test]
@@ -39,8 +53,13 @@ async fn a_mebibyte_each_way_and_the_clients_half_close_arrives() {
         up
     });
     let mut received = Vec::new();
-    bounded("everything back", down.read_to_end(&mut received)).await.expect("a clean end");
-    let expected: Vec<u8> = (0..16).flat_map(|number| chunk(number).to_vec()).chain(TAIL.iter().copied()).collect();
+    bounded("everything back", down.read_to_end(&mut received))
+        .await
+        .expect("a clean end");
+    let expected: Vec<u8> = (0..16)
+        .flat_map(|number| chunk(number).to_vec())
+        .chain(TAIL.iter().copied())
+        .collect();
     assert!(received == expected, "{} bytes", received.len());
     sending.await.expect("no panic");
     world.upstream.until_open(0).await;
@@ -52,13 +71,20 @@ async fn the_servers_half_close_arrives_and_the_client_talks_on() {
     let world = World::new();
     let (mut io, _) = tunnel(&world, "tunnel-talk").await;
     let mut heard = Vec::new();
-    bounded("the server's word", io.read_to_end(&mut heard)).await.expect("a clean half close");
+    bounded("the server's word", io.read_to_end(&mut heard))
+        .await
+        .expect("a clean half close");
     assert_eq!(heard, b"hello");
     for number in 0..16 {
-        bounded("talking on", io.write_all(&chunk(number))).await.expect("sent");
+        bounded("talking on", io.write_all(&chunk(number)))
+            .await
+            .expect("sent");
     }
     io.shutdown().await.expect("closed");
-    support::eventually("a mebibyte upstream", || world.upstream.received() == 1 << 20).await;
+    support::eventually("a mebibyte upstream", || {
+        world.upstream.received() == 1 << 20
+    })
+    .await;
     world.upstream.until_open(0).await;
     world.proxy.until_idle().await;
 }
@@ -81,9 +107,14 @@ async fn an_open_tunnel_holds_no_permit() {
     let (_io, _breaker) = tunnel(&world, "tunnel").await;
     let page = world
         .proxy
-        .until("no permit held", |page| page.sum("spillway_running_requests", &[]) == 0.0)
+        .until("no permit held", |page| {
+            page.sum("spillway_running_requests", &[]) == 0.0
+        })
         .await;
-    assert_eq!(page.sum("spillway_lane_in_flight", &[("lane", "main")]), 1.0);
+    assert_eq!(
+        page.sum("spillway_lane_in_flight", &[("lane", "main")]),
+        1.0
+    );
 }
 
 #[tokio::test]
@@ -95,8 +126,16 @@ async fn each_upgrade_has_a_connection_of_its_own() {
         tunnels.push(tunnel(&world, "tunnel").await);
     }
     let mut refused = world.user_http1("jane", &[]).await;
-    assert_eq!(refused.call(upgrade("no-tunnel", "SPDY/3.1")).await.status, 403);
-    let mut connections: Vec<_> = world.upstream.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!(
+        refused.call(upgrade("no-tunnel", "SPDY/3.1")).await.status,
+        403
+    );
+    let mut connections: Vec<_> = world
+        .upstream
+        .seen()
+        .iter()
+        .map(|seen| seen.connection)
+        .collect();
     connections.sort_unstable();
     connections.dedup();
     assert_eq!(connections.len(), 5);
@@ -106,7 +145,10 @@ async fn each_upgrade_has_a_connection_of_its_own() {
 async fn a_refused_upgrade_is_an_answer_and_never_a_tunnel() {
     let world = World::new();
     let tls = world.pki.tls().certificate(&world.pki.user("jane", &[]));
-    let mut stream = tls.connect(world.proxy.main(), "http/1.1").await.expect("TLS");
+    let mut stream = tls
+        .connect(world.proxy.main(), "http/1.1")
+        .await
+        .expect("TLS");
     let head = |script: &str| {
         format!(
             "GET {EXEC} HTTP/1.1\r\nHost: kubernetes\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Script: {script}\r\n\r\n"
@@ -114,14 +156,22 @@ async fn a_refused_upgrade_is_an_answer_and_never_a_tunnel() {
     };
     // What follows must be read as a request of this client's, not piped to the server in the proxy's name.
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: kubernetes\r\nX-Remote-User: admin\r\nConnection: close\r\n\r\n";
-    stream.write_all(format!("{}{smuggled}", head("no-tunnel")).as_bytes()).await.expect("sent");
-    let mut answers = String::new();
-    let _ = bounded("the answers", stream.read_to_string(&mut answers)).await;
+    stream
+        .write_all(format!("{}{smuggled}", head("no-tunnel")).as_bytes())
+        .await
+        .expect("sent");
+    let mut answers = Vec::new();
+    let _ = bounded("the answers", stream.read_to_end(&mut answers)).await;
+    let answers = String::from_utf8_lossy(&answers);
     assert!(answers.starts_with("HTTP/1.1 403 "), "{answers}");
+    assert!(answers.contains("no exec for you"), "{answers}");
     for seen in world.upstream.seen() {
         assert_eq!(seen.values("x-remote-user"), ["jane"]);
         assert_eq!(seen.certificate.as_deref(), Some("front-proxy-client"));
-        assert!(seen.path != "/smuggled" || seen.http2, "on the connection of the refused upgrade: {seen:?}");
+        assert!(
+            seen.path != "/smuggled" || seen.http2,
+            "on the connection of the refused upgrade: {seen:?}"
+        );
     }
 }
 
@@ -129,7 +179,11 @@ async fn a_refused_upgrade_is_an_answer_and_never_a_tunnel() {
 async fn the_identity_is_asserted_on_the_tunnels_request_too() {
     let world = World::new();
     let mut client = world.user_http1("jane", &["dev"]).await;
-    let request = with(with_token(upgrade("tunnel", "SPDY/3.1"), "secret"), "x-remote-user", "admin");
+    let request = with(
+        with_token(upgrade("tunnel", "SPDY/3.1"), "secret"),
+        "x-remote-user",
+        "admin",
+    );
     assert_eq!(client.send(request).await.expect("an answer").status(), 101);
     let seen = world.upstream.last();
     assert!(!seen.http2);
@@ -151,15 +205,24 @@ async fn a_tunnel_by_token_carries_the_token_and_no_certificate() {
     assert_eq!(client.send(request).await.expect("an answer").status(), 101);
     let seen = world.upstream.last();
     assert_eq!(seen.certificate, None);
-    assert_eq!(seen.value("authorization"), Some(&*format!("Bearer {account}")));
+    assert_eq!(
+        seen.value("authorization"),
+        Some(&*format!("Bearer {account}"))
+    );
 }
 
 #[tokio::test]
 async fn an_upgrade_to_http2_is_not_one() {
     let world = World::new();
     let mut client = world.user_http1("jane", &[]).await;
-    let request = with(with(get(POD, "echo"), "connection", "Upgrade, HTTP2-Settings"), "upgrade", "h2c");
-    let answer = client.call(with(request, "http2-settings", "AAMAAABkAAQAAP__")).await;
+    let request = with(
+        with(get(POD, "echo"), "connection", "Upgrade, HTTP2-Settings"),
+        "upgrade",
+        "h2c",
+    );
+    let answer = client
+        .call(with(request, "http2-settings", "AAMAAABkAAQAAP__"))
+        .await;
     assert_eq!(answer.status, 200);
     assert_eq!(world.upstream.last().value("upgrade"), None);
 }

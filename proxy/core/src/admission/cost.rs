@@ -227,8 +227,13 @@ fn work_of(shape: &Shape, seen: &Observation) -> u64 {
     let service = u64::try_from(seen.service.as_micros()).unwrap_or(u64::MAX);
     let by_bytes = 500 + (seen.bytes.min(MAX_BYTES) as f64 * ns_per_byte(shape) / 1e3) as u64;
     let work = if seen.calm {
-        // An expensive scan can precede a small answer, so the bytes bound it generously.
-        service.min(by_bytes.saturating_mul(4).saturating_add(50_000))
+        // An expensive scan can precede a small answer, so the bytes bound it generously. A call on
+        // one object scans nothing: what it takes longer is waiting, for etcd or a webhook.
+        let scan = match shape.verb {
+            Verb::List | Verb::WatchInitial | Verb::DeleteCollection => 50_000,
+            Verb::Get | Verb::Write | Verb::WatchResume | Verb::Other => 3_000,
+        };
+        service.min(by_bytes.saturating_mul(4).saturating_add(scan))
     } else {
         service.min(by_bytes)
     };

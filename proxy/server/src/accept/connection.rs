@@ -7,8 +7,6 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::header::HOST;
-use http::{Version, request};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,11 +18,9 @@ use tracing::debug;
 
 use super::executor::LocalExecutor;
 use super::worker::Worker;
-use crate::error::Refused;
 use crate::handle::handle;
 use crate::identify::Presented;
 use crate::lane::Lane;
-use crate::upstream::headers;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
@@ -43,6 +39,8 @@ pub(crate) struct Connection {
     pub(crate) address_hash: u64,
     pub(crate) presented: Presented,
     requests: Cell<u64>,
+    /// Counted for as long as anything of it is left: a tunnel outlives what hyper calls the connection.
+    _open: Open,
 }
 
 impl Connection {
@@ -65,40 +63,17 @@ impl Connection {
         tokio::task::spawn_local(async move {
             let worker = Rc::clone(&open.worker);
             match handshake(&worker, stream).await {
-                Ok(tls) => serve(&worker, tls, peer).await,
+                Ok(tls) => serve(open, tls, peer).await,
                 Err(error) => {
                     debug!(lane = worker.lane.name(), %peer, %error, "TLS handshake failed")
                 }
             }
-            drop(open);
         });
     }
 
-    /// Refuses what a proxy must not pass on, before anything is made of it.
-    ///
-    /// # Errors
-    /// [`Refused::Malformed`].
-    pub(crate) fn refuse_tricks(&self, head: &request::Parts) -> Result<(), Refused> {
+    /// A request has come in.
+    pub(crate) fn requested(&self) {
         self.requests.set(self.requests.get() + 1);
-        headers::refuse_protected_connection_options(&head.headers)?;
-        if head.version < Version::HTTP_2 {
-            let mut hosts = head.headers.get_all(HOST).iter();
-            let host = hosts.next();
-            if hosts.next().is_some() {
-                return Err(Refused::bad_request("more than one Host header"));
-            }
-            let named = host.is_some_and(|host| {
-                http::uri::Authority::try_from(host.as_bytes())
-                    .is_ok_and(|authority| !authority.as_str().contains('@'))
-            });
-            if !named
-                && (host.is_some() || head.version == Version::HTTP_11)
-                && head.uri.authority().is_none()
-            {
-                return Err(Refused::bad_request("missing or malformed Host header"));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -165,7 +140,8 @@ async fn handshake(worker: &Worker, stream: TcpStream) -> std::io::Result<TlsStr
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
-async fn serve(worker: &Rc<Worker>, tls: TlsStream<TcpStream>, peer: SocketAddr) {
+async fn serve(open: Open, tls: TlsStream<TcpStream>, peer: SocketAddr) {
+    let worker = &Rc::clone(&open.worker);
     let (_, session) = tls.get_ref();
     let http2 = session.alpn_protocol() == Some(b"h2");
     let chain = session
@@ -177,6 +153,7 @@ async fn serve(worker: &Rc<Worker>, tls: TlsStream<TcpStream>, peer: SocketAddr)
         address_hash: hash::text(&peer.ip().to_canonical().to_string()),
         presented: Presented::new(chain.unwrap_or_default()),
         requests: Cell::new(0),
+        _open: open,
     });
     let shared = Rc::clone(&connection);
     let service = service_fn(move |request| handle(Rc::clone(&shared), request));

@@ -13,10 +13,10 @@ use tokio::task::LocalSet;
 use super::connection::Connection;
 use super::endings::Endings;
 use crate::account::learn::Reviews;
-use crate::account::log::Throttle;
 use crate::clock;
 use crate::error::Error;
 use crate::lane::Lane;
+use crate::logging::Throttle;
 use crate::shared::{LaneState, Shared};
 use crate::upstream::Upstream;
 

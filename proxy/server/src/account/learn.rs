@@ -18,11 +18,12 @@ use tower::Service as _;
 use tracing::debug;
 
 use crate::accept::worker::Worker;
+use crate::attribute::Traffic;
 use crate::clock;
 use crate::identify::{Credential, Identified};
 use crate::snapshot::Snapshot;
+use crate::upstream::Outbound;
 use crate::upstream::body::RequestBody;
-use crate::upstream::{Outbound, Traffic};
 
 /// Reviews of one worker under way at once.
 const MOST_UNDER_WAY: u32 = 4;
@@ -61,8 +62,8 @@ pub(crate) fn from_answer(
     if status == StatusCode::UNAUTHORIZED {
         return tokens.refused(digest, now);
     }
-    // A server that fails or is away says nothing about tokens.
-    let Some(token) = token.filter(|_| !status.is_server_error()) else {
+    // Only what the server says after authentication says something about the token.
+    let Some(token) = token.filter(|_| past_authentication(status)) else {
         return;
     };
     tokens.works(digest, now);
@@ -83,6 +84,11 @@ pub(crate) fn from_answer(
             None => debug!("a review of a token brought no identity"),
         }
     });
+}
+
+/// 400, 413, 429 and 5xx may come from filters before the authenticator, or from no server at all.
+fn past_authentication(status: StatusCode) -> bool {
+    status.is_success() || matches!(status.as_u16(), 403 | 404 | 405 | 409 | 410 | 415 | 422)
 }
 
 struct UnderWay(Rc<Worker>);
@@ -124,7 +130,8 @@ async fn review(
     let outbound = Outbound {
         head: request.into_parts().0,
         body: RequestBody::own(Bytes::from_static(REVIEW)),
-        credential: Credential::Token,
+        // On a connection that nobody shares: a wrong guess must not tear one down.
+        credential: Credential::Unverified,
         traffic: Traffic::Short,
         snapshot,
     };

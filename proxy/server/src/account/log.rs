@@ -1,7 +1,6 @@
 //! One line for a finished request: always for use of the reserved lane, for refusals and failures at a bounded rate, for the
 //! rest only at level `debug`. Never a token, a header's value or a query's value that could hold one.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +11,6 @@ use tracing::{debug, info, warn};
 use super::End;
 use crate::accept::worker::Worker;
 use crate::lane::Lane;
-
-/// Lines about refusals and failures a worker writes per second; what exceeds it is counted and told.
-const LINES_PER_SECOND: u32 = 20;
 
 /// What is known about a request before it is sent.
 #[derive(Debug)]
@@ -41,30 +37,6 @@ pub(crate) struct Finished<'a> {
     pub(crate) bytes: u64,
     pub(crate) waited: Option<Duration>,
     pub(crate) took: Duration,
-}
-
-/// Lets through a bounded number of lines per second.
-#[derive(Debug, Default)]
-pub(crate) struct Throttle {
-    second: Cell<u64>,
-    written: Cell<u32>,
-    suppressed: Cell<u64>,
-}
-
-impl Throttle {
-    /// `Some(n)`: write, `n` lines were suppressed before this one.
-    fn pass(&self, now: proxy_core::time::Time) -> Option<u64> {
-        let second = now.0 / 1_000_000;
-        if self.second.replace(second) != second {
-            self.written.set(0);
-        }
-        if self.written.get() >= LINES_PER_SECOND {
-            self.suppressed.set(self.suppressed.get() + 1);
-            return None;
-        }
-        self.written.set(self.written.get() + 1);
-        Some(self.suppressed.replace(0))
-    }
 }
 
 pub(crate) fn write(worker: &Worker, entry: &Entry, finished: &Finished<'_>) {
@@ -114,24 +86,5 @@ pub(crate) fn write(worker: &Worker, entry: &Entry, finished: &Finished<'_>) {
     } else {
         debug!(target: "spillway::access", user, verb, method, path, status, audit_id, %address, class, end, bytes,
                waited_ms, took_ms, "request");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proxy_core::time::Time;
-
-    #[test]
-    fn lines_are_bounded_per_second_and_the_rest_is_counted() {
-        let throttle = Throttle::default();
-        let passed = (0..100)
-            .filter(|_| throttle.pass(Time(5_000_000)).is_some())
-            .count();
-        assert_eq!(passed, LINES_PER_SECOND as usize);
-        assert_eq!(
-            throttle.pass(Time(6_000_000)),
-            Some(100 - u64::from(LINES_PER_SECOND))
-        );
     }
 }

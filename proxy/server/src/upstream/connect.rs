@@ -100,7 +100,8 @@ impl Endpoint {
                 )
                 .max_send_buf_size(SEND_BUFFER)
                 .max_header_list_size(1 << 20)
-                .initial_max_send_streams(100.min(self.streams_per_connection as usize))
+                // None before the peer's SETTINGS say how many: what exceeds them waits in a queue nobody sees.
+                .initial_max_send_streams(0)
                 // The default closes a connection after 1024 resets in its whole life; ours are meant to last.
                 .max_local_error_reset_streams(None)
                 .keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -112,6 +113,9 @@ impl Endpoint {
                     address: self.address,
                     source,
                 })?;
+            while connection.current_max_send_streams() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             let limit = PeerLimit::new(self.streams_per_connection);
             tokio::task::spawn_local(Driver {
                 connection,

@@ -89,7 +89,7 @@ impl Http2Pool {
             if self.dialing.get() {
                 self.changed.notified().await;
                 let failed = self.failed.borrow();
-                if failed.0 != failures && !self.dialing.get() {
+                if failed.0 != failures {
                     return Err(UpstreamError::Unreachable(Rc::clone(&failed.1)));
                 }
                 continue;

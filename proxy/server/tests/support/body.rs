@@ -75,6 +75,12 @@ impl Payload {
     }
 }
 
+impl From<&'static str> for Payload {
+    fn from(text: &'static str) -> Self {
+        Self::full(text)
+    }
+}
+
 /// Chunk `number` of the pattern.
 pub fn chunk(number: u64) -> Bytes {
     let mut bytes = BytesMut::zeroed(CHUNK);

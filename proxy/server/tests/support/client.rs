@@ -112,15 +112,12 @@ enum Sender {
 
 /// Breaks a connection off, whatever is under way on it.
 #[derive(Clone)]
-pub struct Breaker(Arc<std::net::TcpStream>);
+pub struct Breaker(Arc<socket2::Socket>);
 
 impl Breaker {
-    fn of(stream: TlsStream<TcpStream>) -> (Self, TlsStream<TcpStream>) {
-        let (tcp, session) = stream.into_inner();
-        let tcp = tcp.into_std().expect("a socket");
-        let same = tcp.try_clone().expect("a descriptor");
-        let tcp = TcpStream::from_std(tcp).expect("a socket");
-        (Self(Arc::new(same)), TlsStream::from((tcp, session)))
+    fn of(stream: &TlsStream<TcpStream>) -> Self {
+        let socket = socket2::SockRef::from(stream.get_ref().0);
+        Self(Arc::new(socket.try_clone().expect("a descriptor")))
     }
 
     pub fn break_off(&self) {
@@ -145,7 +142,8 @@ impl Client {
         tls: &Tls,
         set: impl FnOnce(&mut http2::Builder<TokioExecutor>),
     ) -> Self {
-        let (breaker, stream) = Breaker::of(tls.connect(address, "h2").await.expect("TLS"));
+        let stream = tls.connect(address, "h2").await.expect("TLS");
+        let breaker = Breaker::of(&stream);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         set(&mut builder);
         let (sender, connection) = builder
@@ -160,7 +158,8 @@ impl Client {
     }
 
     pub async fn http1(address: SocketAddr, tls: &Tls) -> Self {
-        let (breaker, stream) = Breaker::of(tls.connect(address, "http/1.1").await.expect("TLS"));
+        let stream = tls.connect(address, "http/1.1").await.expect("TLS");
+        let breaker = Breaker::of(&stream);
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .expect("HTTP/1.1");
@@ -196,19 +195,24 @@ impl Client {
 
     /// Sends a request; its URI holds path and query only.
     pub async fn send(&mut self, request: Request<Payload>) -> hyper::Result<Response<Incoming>> {
-        bounded("an answer's head", async {
-            match &mut self.sender {
-                Sender::Http1(sender) => {
-                    sender.ready().await?;
-                    sender.send_request(with_host(request)).await
-                }
-                Sender::Http2(sender) => {
-                    sender.ready().await?;
-                    sender.send_request(with_authority(request)).await
-                }
+        bounded("an answer's head", self.send_patiently(request)).await
+    }
+
+    /// As [`Client::send`], for as long as it takes.
+    pub async fn send_patiently(
+        &mut self,
+        request: Request<Payload>,
+    ) -> hyper::Result<Response<Incoming>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(with_host(request)).await
             }
-        })
-        .await
+            Sender::Http2(sender) => {
+                sender.ready().await?;
+                sender.send_request(with_authority(request)).await
+            }
+        }
     }
 
     /// Sends a request and reads the whole answer.

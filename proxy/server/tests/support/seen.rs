@@ -40,7 +40,7 @@ impl Seen {
             host: request
                 .uri()
                 .authority()
-                .map_or(host.to_owned(), ToString::to_string),
+                .map_or_else(|| host.to_owned(), ToString::to_string),
             headers: request.headers().clone(),
         }
     }

@@ -1,7 +1,7 @@
 //! A small scripted apiserver: HTTP/2 and HTTP/1.1 by ALPN, on a thread of its own.
 //!
 //! What it does with a request stands in the request's `x-script` header; see [`script`]. The proxy's probes carry none
-//! and are answered at once.
+//! and are answered at once; so are its questions about whose a token is.
 
 mod goaway;
 mod script;
@@ -31,6 +31,8 @@ pub struct Settings {
     pub max_streams: Option<u32>,
     /// So many HTTP/2 connections say GOAWAY, last stream 0, to their first request.
     pub goaway_first: usize,
+    /// Whose every token is, when asked in a SelfSubjectReview; `None`: it does not say.
+    pub reviewed_as: Option<&'static str>,
     /// Where to listen; `None`: a free port.
     pub address: Option<SocketAddr>,
 }
@@ -39,6 +41,8 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct State {
     seen: Mutex<Vec<Seen>>,
+    reviews: Mutex<Vec<Seen>>,
+    reviewed_as: Option<&'static str>,
     connections: AtomicUsize,
     /// Requests under way, their answers' bodies included.
     open: AtomicUsize,
@@ -80,6 +84,8 @@ impl Upstream {
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
             seen: Mutex::default(),
+            reviews: Mutex::default(),
+            reviewed_as: settings.reviewed_as,
             connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             received: AtomicU64::new(0),
@@ -124,9 +130,14 @@ impl Upstream {
         self.address
     }
 
-    /// Everything that arrived, probes aside.
+    /// Everything that arrived, the proxy's own probes and reviews aside.
     pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().expect("no panic").clone()
+    }
+
+    /// The proxy's own questions about tokens.
+    pub fn reviews(&self) -> Vec<Seen> {
+        self.state.reviews.lock().expect("no panic").clone()
     }
 
     /// What arrived last.
@@ -255,6 +266,7 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<State>) {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .max_concurrent_streams(state.max_streams)
+            .max_header_list_size(1 << 20)
             .max_pending_accept_reset_streams(10_000);
         let mut served = std::pin::pin!(builder.serve_connection(io, service));
         tokio::select! {

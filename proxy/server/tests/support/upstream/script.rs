@@ -61,6 +61,10 @@ pub(super) async fn answer(
         return Ok(text(200, "ok"));
     }
     let seen = Seen::of(&request, link.number, link.certificate.clone());
+    if seen.path == "/apis/authentication.k8s.io/v1/selfsubjectreviews" {
+        state.reviews.lock().expect("no panic").push(seen);
+        return Ok(reviewed(state.reviewed_as));
+    }
     state.seen.lock().expect("no panic").push(seen.clone());
     let open = Open::count(&state);
     let script = script.unwrap_or_default();
@@ -74,6 +78,11 @@ pub(super) async fn answer(
         "status" => answered(number.try_into().unwrap_or(500), Payload::empty()),
         // kube-apiserver's own flow control.
         "apf" => apf(),
+        // An answer before the request's body is through.
+        "early" => {
+            first_chunk(&state, request).await;
+            text(403, "not that")
+        }
         // So many chunks of 64 KiB; `sized` tells the length in advance.
         "stream" => answered(200, Payload::pattern(number, false)),
         "sized" => sized(request.method(), number),
@@ -122,6 +131,15 @@ pub(super) async fn answer(
         other => text(500, format!("no such script: {other}")),
     };
     Ok(response.map(|body| body.holding(open)))
+}
+
+fn reviewed(user: Option<&str>) -> Response<Payload> {
+    let Some(user) = user else {
+        return text(403, "not for you");
+    };
+    let review =
+        json!({ "kind": "SelfSubjectReview", "status": { "userInfo": { "username": user } } });
+    text(201, review.to_string())
 }
 
 fn apf() -> Response<Payload> {

@@ -1,0 +1,27 @@
+//! The proxy in front of a real kube-apiserver: what clients, operators and
+//! attackers see of it.
+//!
+//! One binary, so that one control plane serves most of the tests. Each test is
+//! skipped, and says so in a line, on a machine that has none.
+
+#[path = "real/support.rs"]
+mod support;
+
+#[path = "real/identity.rs"]
+mod identity;
+#[path = "real/kubectl.rs"]
+mod kubectl;
+#[path = "real/outage.rs"]
+mod outage;
+#[path = "real/reload.rs"]
+mod reload;
+#[path = "real/reserved_lane.rs"]
+mod reserved_lane;
+#[path = "real/shedding.rs"]
+mod shedding;
+#[path = "real/spoofing.rs"]
+mod spoofing;
+#[path = "real/upgrade.rs"]
+mod upgrade;
+#[path = "real/watches.rs"]
+mod watches;
