@@ -43,8 +43,6 @@ use upstream::Upstream;
 const NODES: usize = 40;
 /// Size of a pod as it is sent, bytes.
 const POD: usize = 3000;
-/// Pods per namespace.
-const PER_NAMESPACE: usize = 200;
 /// Creations under way.
 const SEEDING: usize = 32;
 
@@ -153,7 +151,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let plan = options.plan(kind)?;
     let dir = Directory::open(options.dir.clone())?;
     let mut upstream = match kind {
-        Kind::Model => Upstream::model(&dir.path)?,
+        Kind::Model => Upstream::model(&dir.path, plan.objects, POD)?,
         Kind::Real => Upstream::kube_apiserver(&dir.path)?,
         Kind::Existing => {
             let kubeconfig = options.kubeconfig.as_deref();
@@ -181,12 +179,22 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     for note in &report.notes {
         say(&format!("- {note}"))?;
     }
-    let played = runtime.block_on(play(&mut upstream, &mut report, &dir.path));
+    let played = runtime.block_on(async {
+        tokio::select! {
+            played = play(&mut upstream, &mut report, &dir.path) => Some(played),
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
     if upstream.is_existing() {
         runtime.block_on(existing::clean_up(&upstream))?;
     }
-    if let Err(error) = played {
-        return Err(error.context(format!("files are in {}", dir.keep().display())));
+    match played {
+        Some(Ok(())) => {}
+        Some(Err(error)) => {
+            return Err(error.context(format!("files are in {}", dir.keep().display())));
+        }
+        // Everything has been taken away again, or is as this returns.
+        None => bail!("interrupted"),
     }
     drop(upstream);
     report.verdict = verdict::judge(&report);
@@ -256,18 +264,22 @@ async fn seed_objects(upstream: &Upstream, plan: &Plan, live: &Live) -> anyhow::
     if upstream.is_existing() {
         return existing::seed(&admin, plan.objects).await;
     }
+    if upstream.is_model() {
+        return Ok(()); // it started with them
+    }
     let count = plan.objects;
     let report = seed(
         &admin,
         SeedPlan {
             kind: SeedKind::Pods,
-            namespaces: count.div_ceil(PER_NAMESPACE),
+            namespaces: count.div_ceil(upstream::PER_NAMESPACE),
             count,
             bytes_each: POD,
             concurrency: SEEDING,
         },
+        // It reports a hundred times.
         |done| {
-            if done % (count / 10).max(1) == 0 {
+            if done * 10 / count > (done - 1) * 10 / count {
                 live.tell(format!("{done} of {count} pods created"));
             }
         },

@@ -24,6 +24,9 @@ const READY: Duration = Duration::from_secs(60);
 /// a storm as small apiservers do.
 const MODEL_MEMORY: &str = "1GiB";
 
+/// Pods per namespace.
+pub(crate) const PER_NAMESPACE: usize = 200;
+
 /// What the model logs when it dies.
 const DEATH: &str = "ran out of memory";
 
@@ -94,9 +97,10 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// Starts the model as a child process, in `dir`.
-    pub(crate) fn model(dir: &Path) -> anyhow::Result<Self> {
-        let process = Process::model(dir, 0)?;
+    /// Starts the model as a child process, in `dir`, with `pods` of `bytes` each
+    /// in it.
+    pub(crate) fn model(dir: &Path, pods: usize, bytes: usize) -> anyhow::Result<Self> {
+        let process = Process::model(dir, pods, bytes)?;
         let admin = Kubeconfig::read(&dir.join("super-admin.conf"))?;
         let operator = Kubeconfig::read(&dir.join("admin.conf"))?;
         Ok(Self {
@@ -192,6 +196,11 @@ impl Upstream {
         matches!(self.backend, Backend::Existing)
     }
 
+    /// Whether it is the model.
+    pub(crate) fn is_model(&self) -> bool {
+        matches!(self.backend, Backend::Model(_))
+    }
+
     /// This cluster behind a Spillway. In front of a cluster whose authority is
     /// not ours it serves with a certificate of its own.
     pub(crate) fn behind(&self, address: std::net::SocketAddr) -> Endpoint {
@@ -268,12 +277,13 @@ struct Ready {
 }
 
 impl Process {
-    fn model(dir: &Path, port: u16) -> anyhow::Result<Self> {
+    fn model(dir: &Path, pods: usize, bytes: usize) -> anyhow::Result<Self> {
+        let namespaces = pods.div_ceil(PER_NAMESPACE);
         let log = dir.join("apiserver.log");
         let mut child = Command::new(std::env::current_exe().context("own program")?)
             .args(["apiserver", "--exit-on-stdin-close"])
             .args(["--memory-limit", MODEL_MEMORY])
-            .args(["--port", &port.to_string()])
+            .args(["--objects", &format!("pods={pods}x{bytes}@{namespaces}")])
             .arg("--dir")
             .arg(dir)
             .stdin(Stdio::piped())
