@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_terminal_nothing_is_done_unless_told_to() {
+    fn told_to_it_goes_on_without_asking() {
         let plan = Plan::default();
         assert!(ask("https://10.0.0.1:6443", &plan, true).is_ok());
         assert!(ask("not a url", &plan, true).is_err());
