@@ -185,9 +185,16 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
             _ = tokio::signal::ctrl_c() => None,
         }
     });
-    if upstream.is_existing() {
-        runtime.block_on(existing::clean_up(&upstream))?;
-    }
+    let cleaned = if upstream.is_existing() {
+        // Said before cleaning up, which takes its time and may fail, too.
+        if let Some(Err(error)) = &played {
+            eprintln!("load-tests: {error:#}");
+        }
+        say("Removing what was created.")?;
+        runtime.block_on(existing::clean_up(&upstream))
+    } else {
+        Ok(())
+    };
     match played {
         Some(Ok(())) => {}
         Some(Err(error)) => {
@@ -196,6 +203,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         // Everything has been taken away again, or is as this returns.
         None => bail!("interrupted"),
     }
+    cleaned?;
     drop(upstream);
     report.verdict = verdict::judge(&report);
     report.seconds = began.elapsed().as_secs_f64();

@@ -76,10 +76,12 @@ pub(super) async fn settings(upstream: &Upstream) -> anyhow::Result<Value> {
     let pki = &upstream.pki;
     fs::create_dir_all(pki).with_context(|| pki.display().to_string())?;
     let admin = upstream.endpoint.client(&upstream.admin)?;
-    let keys = admin
-        .get("/openid/v1/jwks")
-        .await?
-        .accept("reading the token keys", &[])?;
+    // The only media type this path has.
+    let ask = http::Request::get("/openid/v1/jwks")
+        .header(http::header::ACCEPT, "application/jwk-set+json")
+        .body(bytes::Bytes::new())?;
+    let keys = admin.request(ask).await?;
+    let keys = keys.accept("reading the token keys", &[])?;
     let about = admin.get("/.well-known/openid-configuration").await?;
     let about = about.accept("reading the token issuer", &[])?.json();
     let issuer = about["issuer"]
