@@ -34,15 +34,20 @@
 //!
 //! In the order to read them: `settings`, [`cost`]; `ledger` and `gate` (whether there is
 //! room, without a lock); `queue`, [`retry_after`] and `desk` (what happens when there is
-//! none); `engine` (both together) and `permit`; [`probe`], `history` and `tuner` (what the
+//! none); `meter`, `accounts`, `level` and `culprit` (who asks for how much, whose turn it is,
+//! and who it was); `engine` (both together) and `permit`; [`probe`], `history` and `tuner` (what the
 //! bounds become); `view`.
 
+mod accounts;
 pub mod cost;
+mod culprit;
 mod desk;
 mod engine;
 mod gate;
 mod history;
 mod ledger;
+mod level;
+mod meter;
 mod permit;
 pub mod probe;
 mod queue;
@@ -55,7 +60,9 @@ use std::time::Duration;
 
 pub use crate::classify::{ClassId, MAX_CLASSES};
 
+pub use culprit::Culprit;
 pub use engine::Engine;
+pub use level::{Level, TenantView};
 pub use permit::{Outcome, Permit, Ticket};
 pub use settings::{
     ClassSettings, Gate, LimitSettings, Mode, QueueSettings, Settings, WrongSettings,
@@ -171,9 +178,10 @@ pub struct Ask {
     pub kind: Kind,
     /// Who pays: a stable hash. Queues are fair between tenants.
     pub tenant: u64,
-    /// Which member of the tenant asks: a stable hash. Only counted, to size
-    /// Retry-After.
+    /// Which member of the tenant asks: a stable hash.
     pub instance: u64,
+    /// What is asked for, of whichever object: a stable hash. Only counted, to name it.
+    pub shape: u64,
 }
 
 /// Why a request was refused, or would have been.
@@ -184,6 +192,8 @@ pub enum Shed {
     QueueFull,
     /// It waited, and a tenant that had less waiting took its place.
     Displaced,
+    /// No room, and others of its class whose turn it is want all there will be.
+    Level,
     /// It waited until its deadline.
     Deadline,
     /// Life-signs only: beyond the class's own hard bound.

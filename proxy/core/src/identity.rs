@@ -358,6 +358,17 @@ impl Identity {
         self.tenant
     }
 
+    /// The name that goes with [`Self::tenant`], for people: the user name, the group of all
+    /// nodes, or how little is known.
+    #[must_use]
+    pub fn tenant_name(&self) -> &str {
+        match self.source {
+            Source::Anonymous | Source::Unattributed => self.source.as_str(),
+            _ if self.is_node => NODES,
+            _ => &self.user,
+        }
+    }
+
     /// Which member of the tenant asks: its pod, else its node, else its address
     /// (a hash of it, from the caller).
     #[must_use]

@@ -42,6 +42,7 @@ fn ask(class: u8, kind: Kind, work_us: u64) -> Ask {
         kind,
         tenant: 1,
         instance: 2,
+        shape: 3,
     }
 }
 

@@ -429,3 +429,87 @@ fn a_storm_of_lists_held_with_the_small_calls_breaks_out_and_held_apart_it_does_
     assert!(together.0 > 2 * apart.0, "{together:?} {apart:?}");
     assert_eq!(apart.1, 0);
 }
+
+/// Tenants of one class who together ask for three times what the server can do, in operations
+/// of four calls. Operations completed and begun, by tenant, over half a minute.
+fn crowd(turns: bool) -> World {
+    const TENANTS: usize = 40;
+    let tenants = (0..TENANTS)
+        .map(|_| Population {
+            calls: 4,
+            ..Population::short(4, 5_000, 150.0 / TENANTS as f64)
+        })
+        .collect();
+    let settings = Settings {
+        turns,
+        ..settings()
+    };
+    let mut world = World::new(1, settings, tenants, 3);
+    world.count_from = 10 * SECOND;
+    world.run(40);
+    world
+}
+
+fn completed(world: &World) -> f64 {
+    let of = |count: fn(&world::Tally) -> u64| world.tallies.iter().map(count).sum::<u64>() as f64;
+    of(|tally| tally.completed) / of(|tally| tally.begun)
+}
+
+/// Jain's index of the server time each was given: 1 if all got the same.
+fn jain(world: &World) -> f64 {
+    let got: Vec<f64> = world.tallies.iter().map(|t| t.work as f64).collect();
+    let (sum, squares) = got
+        .iter()
+        .fold((0.0, 0.0), |(sum, squares), x| (sum + x, squares + x * x));
+    sum * sum / (got.len() as f64 * squares)
+}
+
+#[test]
+fn operations_of_many_calls_complete_because_tenants_take_turns() {
+    let (chance, turns) = (crowd(false), crowd(true));
+    let (by_chance, by_turns) = (completed(&chance), completed(&turns));
+    println!(
+        "completed by chance {by_chance:.3} (Jain {:.4}), by turns {by_turns:.3} (Jain {:.4}) of at most 0.333",
+        jain(&chance),
+        jain(&turns)
+    );
+    assert!(by_turns > 0.24, "{by_turns:.3}");
+    assert!(by_turns > 1.3 * by_chance, "{by_turns:.3} {by_chance:.3}");
+    assert!(jain(&turns) > 0.98, "{}", jain(&turns));
+}
+
+#[test]
+fn who_asks_for_a_hundred_times_as_much_costs_the_others_nothing() {
+    let mut tenants: Vec<_> = (0..20).map(|_| Population::short(4, 5_000, 4.0)).collect();
+    tenants.push(Population::short(4, 5_000, 400.0));
+    let mut world = World::new(1, settings(), tenants, 5);
+    world.count_from = 10 * SECOND;
+    world.run(40);
+    let (abuser, others) = world.tallies.split_last().unwrap();
+    let offered: u64 = others.iter().map(|tally| tally.offered).sum();
+    let lost: u64 = others.iter().map(|tally| tally.shed + tally.gave_up).sum();
+    println!(
+        "others lost {lost} of {offered}; the abuser was served {} of {}",
+        abuser.served, abuser.offered
+    );
+    assert!(lost * 100 <= offered, "{lost} of {offered}");
+    assert!(abuser.served > 1_500 && abuser.shed > 3_000);
+}
+
+#[test]
+fn the_culprit_is_named_within_seconds() {
+    let mut populations = mix(1, 0);
+    populations[STORM] = Population::lists(6, LIST, 40).between(30, 90);
+    let mut world = World::new(1, settings(), populations, 7);
+    world.run(30);
+    assert_eq!(world.engine.culprit(), None);
+    world.run(36);
+    let culprit = world.engine.culprit().expect("named");
+    assert_eq!(culprit.tenant.tenant, STORM as u64);
+    assert_eq!(culprit.tenant.shape, Some(STORM as u64));
+    assert!(culprit.herd && culprit.tenant.share > 0.5, "{culprit:?}");
+    let since = culprit.tenant.since.expect("it has grown").as_micros();
+    assert!((30 * SECOND..32 * SECOND).contains(&since), "{since}");
+    world.run(125);
+    assert_eq!(world.engine.culprit(), None);
+}

@@ -2,6 +2,8 @@
 //!
 //! Here tower's ready-made parts do the work: a request takes a bounded time, and there is a bounded number of them.
 
+mod tenants;
+
 use std::convert::Infallible;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
@@ -94,14 +96,24 @@ fn page(shared: &Shared, stopping: bool, method: &Method, path: &str) -> Page {
     match path {
         "/metrics" => {
             refresh(shared);
-            let mut page = text(StatusCode::OK, shared.metrics.render());
+            let series = shared.metrics.render() + &tenants::series(shared);
+            let mut page = text(StatusCode::OK, series);
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             page.headers_mut().insert(CONTENT_TYPE, kind);
             page
         }
         "/livez" => text(StatusCode::OK, "ok"),
         "/readyz" => readiness(shared, stopping),
-        _ => text(StatusCode::NOT_FOUND, "pages: /metrics /livez /readyz"),
+        "/tenants" => {
+            let mut page = text(StatusCode::OK, tenants::page(shared).to_string());
+            let kind = HeaderValue::from_static("application/json");
+            page.headers_mut().insert(CONTENT_TYPE, kind);
+            page
+        }
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "pages: /metrics /livez /readyz /tenants",
+        ),
     }
 }
 
@@ -177,7 +189,16 @@ fn refresh(shared: &Shared) {
             );
             gauge("spillway_running_requests", &labels, bound.running as f64);
             gauge("spillway_waiting_requests", &labels, bound.waiting as f64);
+            gauge("spillway_turn_bar", &labels, f64::from(bound.bar));
         }
+    }
+    if let Some(level) = shared.engine.level() {
+        gauge("spillway_level_class", &[], f64::from(level.class.0));
+        gauge("spillway_level_user", &[], f64::from(level.user));
+    } else {
+        // Beyond the last class: nothing is refused.
+        gauge("spillway_level_class", &[], view.classes.len() as f64);
+        gauge("spillway_level_user", &[], 0.0);
     }
     gauge("spillway_outstanding_bytes", &[], view.bytes as f64);
     gauge("spillway_bytes_budget_bytes", &[], view.bytes_budget as f64);

@@ -50,6 +50,7 @@ pub(crate) async fn admit(
         kind: facts.kind,
         tenant: identified.identity.tenant(),
         instance: identified.identity.instance(address_hash),
+        shape: facts.shape.hash(),
     };
     let mut decision = None;
     let offer = worker.shared.engine.offer(ask, clock::now(), || {

@@ -16,6 +16,11 @@ pub(crate) fn now() -> Time {
     Time(1_000_000 + u64::try_from(epoch.elapsed().as_micros()).unwrap_or(u64::MAX >> 1))
 }
 
+/// An instant of [`now`] in wall-clock seconds since the Unix epoch.
+pub(crate) fn to_unix(time: Time) -> u64 {
+    unix_seconds().saturating_sub(now().saturating_since(time).as_secs())
+}
+
 /// Wall-clock seconds since the Unix epoch, for the validity of certificates and tokens. 0 if the clock is before 1970.
 pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now()

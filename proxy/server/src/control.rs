@@ -2,6 +2,7 @@
 //!
 //! One thread of its own, so that neither lane can delay the sensors, and a scrape can delay nothing.
 
+pub(crate) mod overload;
 pub(crate) mod probe;
 pub(crate) mod reload;
 
@@ -20,6 +21,9 @@ use crate::shared::Shared;
 /// The tuner's window.
 const TICK: Duration = Duration::from_millis(100);
 
+/// An overload's culprit is looked for this often.
+const LOOK_TICKS: u32 = 10;
+
 /// Histograms' raw samples are drained this often.
 const UPKEEP_TICKS: u32 = 50;
 
@@ -36,6 +40,7 @@ pub(crate) async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = 0_u32;
     let mut was_down = None;
+    let mut overloads = overload::Overloads::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -51,6 +56,9 @@ pub(crate) async fn run(
             }
         }
         count = count.wrapping_add(1);
+        if count.is_multiple_of(LOOK_TICKS) {
+            overloads.look(&shared);
+        }
         if count.is_multiple_of(UPKEEP_TICKS) {
             shared.metrics.upkeep();
         }

@@ -22,6 +22,7 @@ use crate::clock;
 use crate::error::{Error, Refused};
 use crate::identify::{Credential, Identified, identify};
 use crate::lane::Lane;
+use crate::names;
 use crate::respond;
 use crate::snapshot::Snapshot;
 use crate::upstream::body::RequestBody;
@@ -43,7 +44,8 @@ pub(crate) async fn handle(
         entry(&connection, &head),
     );
     match serve(&connection, &snapshot, &mut account, head, body, client).await {
-        Ok(Served::Answer(response)) => {
+        Ok(Served::Answer(mut response)) => {
+            respond::tell_level(response.headers_mut(), worker.shared.engine.level());
             Ok(response.map(|(body, way)| Body::upstream(body, way, account)))
         }
         Ok(Served::Tunnel(response, tunnel)) => {
@@ -61,7 +63,8 @@ pub(crate) async fn handle(
                 .is_some_and(|facts| facts.verb == Verb::Watch);
             worker.note(&error);
             account.entry.refused = Some(error.to_string());
-            let response = respond::error(&error, watch, fastrand::u32(..));
+            let mut response = respond::error(&error, watch, fastrand::u32(..));
+            respond::tell_level(response.headers_mut(), worker.shared.engine.level());
             account.answered(response.status().as_u16());
             Ok(response)
         }
@@ -119,6 +122,14 @@ async fn serve(
     };
     account.class = Some(class);
     account.facts = Some(facts.clone());
+
+    let known = &worker.shared.names;
+    worker.noted.note(known, identified.identity.tenant(), || {
+        identified.identity.tenant_name().to_owned()
+    });
+    worker.noted.note(known, facts.shape.hash(), || {
+        names::shape(&attributes, &facts)
+    });
 
     let token = learn::token_to_learn(&identified, &head.headers);
 

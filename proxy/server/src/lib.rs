@@ -39,6 +39,7 @@ mod control;
 mod lane;
 pub mod logging;
 mod metrics;
+mod names;
 mod reserved;
 pub mod run;
 mod shared;

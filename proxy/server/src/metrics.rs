@@ -83,13 +83,14 @@ impl Code {
 const VERBS: usize = Verb::NAMED.len() + 1;
 
 /// Ways to be refused.
-const SHEDS: usize = 4;
+const SHEDS: usize = 5;
 
 /// The `reason` label, and the value of the header that says why.
 pub(crate) const fn reason(shed: Shed) -> &'static str {
     match shed {
         Shed::QueueFull => "queue_full",
         Shed::Displaced => "displaced",
+        Shed::Level => "level",
         Shed::Deadline => "deadline",
         Shed::HardBound => "hard_bound",
     }
@@ -231,6 +232,15 @@ impl Metrics {
                 "spillway_running_requests",
                 "Requests that hold a permit, by class.",
             ),
+            (
+                "spillway_turn_bar",
+                "User level beyond which tenants of a class do not wait, 0 to 127 (all may), by class.",
+            ),
+            (
+                "spillway_level_class",
+                "Of the compound level beyond which requests are refused: the class; the number of classes if none is.",
+            ),
+            ("spillway_level_user", "Of the same: the user level."),
             (
                 "spillway_waiting_requests",
                 "Requests that wait for admission, by class.",

@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use proxy_core::admission::Level;
 use serde_json::json;
 
 use crate::account::Body;
@@ -16,6 +17,9 @@ use crate::error::{Error, Refused};
 pub(crate) const CLASS: HeaderName = HeaderName::from_static("x-spillway-class");
 /// Why it was refused.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("x-spillway-reason");
+
+/// The compound level beyond which requests are refused, class and user level.
+const LEVEL: HeaderName = HeaderName::from_static("x-spillway-level");
 
 /// Retry-After while the upstream is away: drawn from 1..=this, in seconds.
 const UPSTREAM_AWAY_RETRY: u32 = 4;
@@ -75,6 +79,15 @@ fn refusal(refused: &Refused) -> Response<Body> {
             }
             response
         }
+    }
+}
+
+/// Says beyond which level requests are refused, if any are: clients and layers that know it back off by themselves.
+pub(crate) fn tell_level(headers: &mut HeaderMap, level: Option<Level>) {
+    if let Some(level) = level
+        && let Ok(value) = HeaderValue::try_from(level.to_string())
+    {
+        headers.insert(LEVEL, value);
     }
 }
 

@@ -13,6 +13,7 @@ use crate::admit::Waiter;
 use crate::identify::memory::TokenMemory;
 use crate::lane::Lane;
 use crate::metrics::Metrics;
+use crate::names::Names;
 use crate::snapshot::Snapshot;
 
 /// Bearer tokens remembered.
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) costs: Model,
     pub(crate) tokens: TokenMemory,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) names: Names,
     pub(crate) signals: SeenSignals,
     /// The probe as of the last tick.
     pub(crate) probe: Mutex<ProbeView>,
@@ -73,6 +75,7 @@ impl Shared {
             costs: Model::new(),
             tokens: TokenMemory::new(TOKENS),
             metrics,
+            names: Names::default(),
             signals: SeenSignals::default(),
             probe: Mutex::new(ProbeView::calm()),
             calm_since: AtomicU64::new(u64::MAX),

@@ -309,6 +309,14 @@ fn prior(shape: &Shape) -> Cost {
     }
 }
 
+impl Shape {
+    /// A stable hash of it.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        key(self)
+    }
+}
+
 /// A hash of the shape, never 0. Pages are told apart by the magnitude of their limit.
 fn key(shape: &Shape) -> u64 {
     let limit = shape

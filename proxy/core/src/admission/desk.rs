@@ -2,19 +2,33 @@
 //! Only requests that cannot start at once, and the tick, come here.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use super::gate::{Front, Served};
+use super::culprit::Watch;
+use super::gate::Front;
 use super::ledger::NoRoom;
+use super::level::{Levels, Pressed, Pressure};
+use super::meter::Reading;
 use super::permit::Seat;
 use super::queue::{Entry, Queue};
 use super::retry_after::Refused;
-use super::tuner::{Need, Tuner, Use};
+use super::tuner::{Need, Tuner, TunerState, Use};
 use super::{Ask, Kind, MAX_CLASSES, Refusal, Settings, Shed, slot};
 use crate::time::Time;
 
 /// Seats held without a permit; beyond it they are given back at once.
 const MAX_LINGERING: usize = 4_096;
+
+/// Refusals per second from which the tenants of a class take turns.
+const PRESSED: f64 = 0.5;
+/// One refusal in turn per so many served requests is tolerated.
+const OVERRUN: u64 = 50;
+/// What a class is served per second (µs) is taken to be at least this: its first LISTs may not
+/// have ended yet.
+const LEAST_SERVED: f64 = 200_000.0;
+/// Refusals per second from which it is an overload that has a culprit.
+const OVERLOADED: f64 = 1.0;
+/// Among so many accounts the culprit is looked for.
+const BLAMEABLE: usize = 64;
 
 /// The books of one class and kind.
 #[derive(Debug)]
@@ -31,8 +45,12 @@ pub(super) struct Books {
     pub(super) shed_rate: f64,
     pub(super) refused: Refused,
     /// Work and requests served, as of the last tick.
-    pub(super) served: Served,
+    pub(super) served: Reading,
     pub(super) shed: u64,
+    /// Of those, refused although it was their tenant's turn, since the last turn; and requests
+    /// served since then.
+    pub(super) shed_in_turn: u64,
+    pub(super) served_in_turn: u64,
     pub(super) queued: u64,
     pub(super) forced: u64,
 }
@@ -47,17 +65,20 @@ impl Books {
             served_rate: 0.0,
             shed_rate: 0.0,
             refused: Refused::new(now),
-            served: Served::default(),
+            served: Reading::default(),
             shed: 0,
+            shed_in_turn: 0,
+            served_in_turn: 0,
             queued: 0,
             forced: 0,
         }
     }
 
     /// One window of `seconds` has passed.
-    fn roll(&mut self, served: Served, seconds: f64, now: Time) -> u64 {
+    fn roll(&mut self, served: Reading, seconds: f64, now: Time) -> u64 {
         let (work, count) = served.since(self.served);
         self.served = served;
+        self.served_in_turn += count;
         // Over about three seconds, whatever the windows are.
         let keep = (-seconds / 3.0).exp();
         let smooth = |rate: &mut f64, new: f64| *rate = *rate * keep + new / seconds * (1.0 - keep);
@@ -81,6 +102,8 @@ pub(super) struct Desk<W> {
     lingering: BTreeMap<(Time, u64), Seat>,
     lingered: u64,
     pub(super) tuner: Tuner,
+    pub(super) levels: Levels,
+    pub(super) watch: Watch,
     pub(super) ticked: Time,
     /// Somebody is handing out permits, and shall look again when done.
     pub(super) pumping: bool,
@@ -96,6 +119,8 @@ impl<W> Desk<W> {
             lingering: BTreeMap::new(),
             lingered: 0,
             tuner: Tuner::new(&settings, now),
+            levels: Levels::new(now),
+            watch: Watch::default(),
             ticked: now,
             pumping: false,
             again: false,
@@ -103,18 +128,11 @@ impl<W> Desk<W> {
         }
     }
 
-    pub(super) fn deadline(&self, kind: Kind) -> Duration {
-        match kind {
-            Kind::Short => self.settings.queue.short_deadline,
-            Kind::Long => self.settings.queue.long_deadline,
-        }
-    }
-
     /// The most work that can wait and still make its deadline, at the pace its class was
     /// lately served; at least what one core does in that time.
     pub(super) fn queue_work(&self, ask: &Ask) -> u64 {
         let rate = self.books[ask.kind.index()][slot(ask.class)].work_rate;
-        (rate.max(1e6) * self.deadline(ask.kind).as_secs_f64()) as u64
+        (rate.max(1e6) * self.settings.queue.deadline(ask.kind).as_secs_f64()) as u64
     }
 
     /// Somebody found no room.
@@ -136,6 +154,7 @@ impl<W> Desk<W> {
     pub(super) fn note_shed(&mut self, ask: &Ask, shed: Shed, since: Time, now: Time) -> Refusal {
         let books = &mut self.books[ask.kind.index()][slot(ask.class)];
         books.shed += 1;
+        books.shed_in_turn += u64::from(shed != Shed::Level);
         books.shed_now = books.shed_now.saturating_add(1);
         books.refused.note(ask.instance);
         let waited = now.saturating_since(since);
@@ -174,6 +193,49 @@ impl<W> Desk<W> {
     pub(super) fn linger_out(&mut self, now: Time) -> Option<Seat> {
         let entry = self.lingering.first_entry()?;
         (entry.key().0 <= now).then(|| entry.remove())
+    }
+
+    /// Bring what is known of the tenants up to date; once a turn, move the bars and look for
+    /// a culprit.
+    pub(super) fn take_turns(&mut self, front: &Front, now: Time) {
+        let Self {
+            levels,
+            books,
+            queues,
+            settings,
+            tuner,
+            watch,
+            ..
+        } = self;
+        let mut pressure = || -> Pressure {
+            Kind::BOTH.map(|kind| {
+                let patience = settings.queue.deadline(kind) / 2;
+                std::array::from_fn(|class| {
+                    let books = &mut books[kind.index()][class];
+                    let oldest = queues[kind.index()][class].oldest();
+                    let waits = oldest.is_some_and(|since| now.saturating_since(since) > patience);
+                    let pressed = waits || books.shed_rate > PRESSED;
+                    let overrun = books.shed_in_turn * OVERRUN > books.served_in_turn;
+                    (books.shed_in_turn, books.served_in_turn) = (0, 0);
+                    (settings.turns && pressed && !front.is_hard(class)).then(|| Pressed {
+                        served: books.work_rate.max(LEAST_SERVED),
+                        overrun,
+                    })
+                })
+            })
+        };
+        let Some(turned) = levels.tick(&front.accounts, &mut pressure, now) else {
+            return;
+        };
+        for kind in Kind::BOTH {
+            for (class, bar) in turned.bars[kind.index()].iter().enumerate() {
+                front.set_bar(kind, class, *bar);
+            }
+        }
+        front.set_level(turned.level);
+        let shed: f64 = books.iter().flatten().map(|books| books.shed_rate).sum();
+        let overloaded = shed > OVERLOADED || tuner.state().0 == TunerState::Brake;
+        watch.turn(overloaded, || levels.top(&front.accounts, BLAMEABLE), now);
     }
 
     /// Close the books of the window for the tuner.

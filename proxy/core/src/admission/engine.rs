@@ -16,8 +16,8 @@ use super::desk::Desk;
 use super::gate::Front;
 use super::permit::Seat;
 use super::{
-    Ask, MAX_CLASSES, Mode, Offer, Permit, Refusal, Settings, Shed, Signals, View, Wake,
-    retry_after, slot,
+    Ask, Culprit, Level, MAX_CLASSES, Mode, Offer, Permit, Refusal, Settings, Shed, Signals,
+    TenantView, View, Wake, retry_after, slot,
 };
 use crate::time::Time;
 
@@ -92,8 +92,12 @@ impl<W: Wake> Engine<W> {
         let inner = &self.inner;
         match inner.front.mode_for(ask.tenant) {
             Mode::Off => Offer::Admitted(self.permit(inner.front.uncounted_seat(&ask, now))),
-            Mode::Shadow => inner.shadow(&ask, now),
+            Mode::Shadow => {
+                inner.front.accounts.offered(&ask);
+                inner.shadow(&ask, now)
+            }
             Mode::Enforce => {
+                inner.front.accounts.offered(&ask);
                 if !inner.front.must_queue(&ask)
                     && let Ok(seat) = inner.front.charge(&ask, now)
                 {
@@ -120,6 +124,7 @@ impl<W: Wake> Engine<W> {
         desk.tuner.step(signals, &uses, now);
         inner.publish_bounds(&desk);
         inner.press_red_buttons(&desk);
+        desk.take_turns(&inner.front, now);
         let late: Vec<_> = desk
             .expire(now)
             .into_iter()
@@ -144,6 +149,29 @@ impl<W: Wake> Engine<W> {
         let (clients, capacity) = (books.refused.clients(), books.served_rate);
         drop(desk);
         retry_after::seconds(clients, capacity, random, retry_after::MAX_SECONDS)
+    }
+
+    /// The compound level, if anything is being refused: for co-operating clients and layers,
+    /// who had better not send what is beyond it (DAGOR's collaborative admission). One load.
+    #[must_use]
+    pub fn level(&self) -> Option<Level> {
+        self.inner.front.level()
+    }
+
+    /// Those who ask for most of the server, at most `most` of them, the first first. In mode
+    /// `off` nobody is known.
+    #[must_use]
+    pub fn top_tenants(&self, most: usize) -> Vec<TenantView> {
+        self.inner
+            .desk()
+            .levels
+            .top(&self.inner.front.accounts, most)
+    }
+
+    /// Who is behind the present overload, if there is one and somebody is.
+    #[must_use]
+    pub fn culprit(&self) -> Option<Culprit> {
+        self.inner.desk().watch.culprit()
     }
 
     /// What it looks like from outside.

@@ -7,29 +7,15 @@
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use super::accounts::{Accounts, LAST_LEVEL};
 use super::ledger::{Ledger, NoRoom, Room};
+use super::level::Level;
+use super::meter::{Meter, Reading};
 use super::permit::Seat;
 use super::tuner::{Tuner, TunerState};
-use super::{Ask, Cost, Gate, Kind, MAX_CLASSES, Mode, Settings, slot};
+use super::{Ask, ClassId, Cost, Gate, Kind, MAX_CLASSES, Mode, Settings, slot};
 use crate::hash::mix;
 use crate::time::Time;
-
-/// Work and requests served so far, wrapping; in one word so that serving costs one
-/// addition. Work in µs modulo 2⁴⁰, requests modulo 2²⁴: only differences between ticks
-/// are used. When the work wraps, every twelve days of it, one request too many is counted.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Served {
-    work: u64,
-    count: u64,
-}
-
-impl Served {
-    pub(super) fn since(self, earlier: Self) -> (u64, u64) {
-        let work = self.work.wrapping_sub(earlier.work) & ((1 << 40) - 1);
-        let count = self.count.wrapping_sub(earlier.count) & ((1 << 24) - 1);
-        (work, count)
-    }
-}
 
 /// What the gate must know of the settings, in one word.
 #[derive(Clone, Copy)]
@@ -96,7 +82,13 @@ pub(super) struct Front {
     hard_bounds: [AtomicU64; MAX_CLASSES],
     /// Tenants whose spread hash is at most this are enforced.
     enforced: AtomicU64,
-    served: [[AtomicU64; MAX_CLASSES]; 2],
+    served: [[Meter; MAX_CLASSES]; 2],
+    /// Who asks for how much.
+    pub(super) accounts: Accounts,
+    /// By kind and class: tenants of a higher user level do not wait.
+    bars: [[AtomicU64; MAX_CLASSES]; 2],
+    /// The compound level: zero, or one more than class and user level.
+    level: AtomicU64,
     pub(super) uncounted: [AtomicU64; MAX_CLASSES],
     /// The latest time anybody told; for permits dropped without telling it.
     latest: AtomicU64,
@@ -114,7 +106,12 @@ impl Front {
             forced: AtomicU64::new(0),
             hard_bounds: atomics(),
             enforced: AtomicU64::new(u64::MAX),
-            served: [atomics(), atomics()],
+            served: std::array::from_fn(|_| std::array::from_fn(|_| Meter::new())),
+            accounts: Accounts::new(),
+            bars: std::array::from_fn(|_| {
+                std::array::from_fn(|_| AtomicU64::new(u64::from(LAST_LEVEL)))
+            }),
+            level: AtomicU64::new(0),
             uncounted: atomics(),
             latest: AtomicU64::new(now.as_micros()),
         }
@@ -299,16 +296,41 @@ impl Front {
 
     /// Count a request as served.
     pub(super) fn note_served(&self, seat: &Seat) {
-        let word = (1 << 40) | seat.estimate.work_us;
-        self.served[seat.kind.index()][slot(seat.class)].fetch_add(word, Relaxed);
+        self.served[seat.kind.index()][slot(seat.class)].add(seat.estimate.work_us);
     }
 
-    pub(super) fn served(&self, kind: Kind, class: usize) -> Served {
-        let word = self.served[kind.index()][class].load(Relaxed);
-        Served {
-            work: word & ((1 << 40) - 1),
-            count: word >> 40,
-        }
+    pub(super) fn served(&self, kind: Kind, class: usize) -> Reading {
+        self.served[kind.index()][class].read()
+    }
+
+    pub(super) fn set_bar(&self, kind: Kind, class: usize, bar: u8) {
+        self.bars[kind.index()][class].store(u64::from(bar), Relaxed);
+    }
+
+    /// The user level of a class beyond which nobody waits.
+    pub(super) fn bar(&self, kind: Kind, class: usize) -> u8 {
+        u8::try_from(self.bars[kind.index()][class].load(Relaxed)).unwrap_or(LAST_LEVEL)
+    }
+
+    pub(super) fn set_level(&self, level: Option<Level>) {
+        let word = level.map_or(0, |level| {
+            1 + (u64::from(level.class.0) << 8) + u64::from(level.user)
+        });
+        self.level.store(word, Relaxed);
+    }
+
+    pub(super) fn level(&self) -> Option<Level> {
+        let word = self.level.load(Relaxed).checked_sub(1)?;
+        Some(Level {
+            class: ClassId((word >> 8) as u8),
+            user: (word & 0xff) as u8,
+        })
+    }
+
+    /// Whether it is not this tenant's turn.
+    pub(super) fn is_below_bar(&self, ask: &Ask) -> bool {
+        let bar = self.bar(ask.kind, slot(ask.class));
+        bar < LAST_LEVEL && self.accounts.level(ask) > bar
     }
 
     /// The latest time anybody told.

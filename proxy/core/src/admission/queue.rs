@@ -1,18 +1,27 @@
-//! Those who wait, of one class and kind: bounded, and fair between tenants by cost.
+//! Those who wait, of one class and kind: bounded, and fair by cost between tenants, and between
+//! the instances of each tenant.
 //!
-//! Start-time fair queueing (Goyal, Vin, Cheng 1996): each request is stamped with the
-//! virtual time at which its tenant's earlier requests would have been served had all
-//! waiting tenants shared the room equally, and the lowest stamp goes first. A tenant
-//! that sends a hundred LISTs delays itself, not the tenant that sends one.
+//! Start-time fair queueing (Goyal, Vin, Cheng 1996), twice: each tenant, and within it each
+//! request, is stamped with the virtual time at which what was sent earlier would have been
+//! served had all shared the room equally, and the lowest stamp goes first. A tenant that sends
+//! a hundred LISTs delays itself, not the tenant that sends one; a pod gone wild delays itself,
+//! not its deployment.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Ask, Cost};
+use super::Ask;
 use crate::time::Time;
 
-/// Position in the queue: virtual start time, then order of arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Position in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
+    tenant: u64,
+    turn: Turn,
+}
+
+/// Virtual start time, then order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
     start: u64,
     arrival: u64,
 }
@@ -35,25 +44,30 @@ pub(super) enum Pushed<W> {
     Refused,
 }
 
-#[derive(Debug, Default)]
-struct Tenant {
-    /// Virtual time at which what it has sent so far would be served.
-    finish: u64,
+/// A tenant with somebody waiting.
+#[derive(Debug)]
+struct Tenant<W> {
+    /// Its place among the tenants.
+    turn: Turn,
+    entries: BTreeMap<Turn, Entry<W>>,
+    /// By instance: the virtual time, of this tenant alone, at which what it sent is served.
+    finish: HashMap<u64, u64>,
+    virtual_time: u64,
     /// Work waiting.
     work: u64,
-    /// Requests waiting.
-    waiting: usize,
 }
 
 /// A queue; see the module.
 #[derive(Debug)]
 pub(super) struct Queue<W> {
-    entries: BTreeMap<Place, Entry<W>>,
-    /// The same entries by tenant.
-    places: BTreeSet<(u64, Place)>,
-    tenants: HashMap<u64, Tenant>,
-    /// Tenants with something waiting, by the work of it.
+    tenants: HashMap<u64, Tenant<W>>,
+    /// Tenants with somebody waiting, by whose turn it is.
+    turns: BTreeSet<(Turn, u64)>,
+    /// The same, by the work that waits.
     heaviest: BTreeSet<(u64, u64)>,
+    /// Tenants of whom nobody waits, but who were served ahead of the virtual time.
+    ahead: HashMap<u64, u64>,
+    len: usize,
     work: u64,
     virtual_time: u64,
     arrivals: u64,
@@ -62,43 +76,50 @@ pub(super) struct Queue<W> {
 impl<W> Queue<W> {
     pub(super) fn new() -> Self {
         Self {
-            entries: BTreeMap::new(),
-            places: BTreeSet::new(),
             tenants: HashMap::new(),
+            turns: BTreeSet::new(),
             heaviest: BTreeSet::new(),
+            ahead: HashMap::new(),
+            len: 0,
             work: 0,
             virtual_time: 0,
             arrivals: 0,
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+    pub(super) const fn len(&self) -> usize {
+        self.len
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Work of all who wait, in microseconds.
     #[cfg(test)]
-    pub(super) fn work(&self) -> u64 {
+    pub(super) const fn work(&self) -> u64 {
         self.work
     }
 
     /// When the one who has waited longest came.
     pub(super) fn oldest(&self) -> Option<Time> {
-        self.entries.values().map(|entry| entry.since).min()
+        self.tenants
+            .values()
+            .flat_map(|tenant| tenant.entries.values())
+            .map(|entry| entry.since)
+            .min()
     }
 
     /// Whose turn it is.
     pub(super) fn head(&self) -> Option<&Entry<W>> {
-        self.entries.first_key_value().map(|(_, entry)| entry)
+        let (_, tenant) = self.turns.first()?;
+        let (_, entry) = self.tenants.get(tenant)?.entries.first_key_value()?;
+        Some(entry)
     }
 
     /// Let a newcomer wait if at most `max_waiting` requests with `max_work` µs wait then,
     /// itself always allowed to be the only one. If that takes others out, they are the
-    /// latest of whichever tenants have most work waiting; if that is the newcomer's own
+    /// last of whichever tenants have most work waiting; if that is the newcomer's own
     /// tenant, the newcomer is refused instead.
     pub(super) fn push(
         &mut self,
@@ -116,10 +137,10 @@ impl<W> Queue<W> {
             .get(&ask.tenant)
             .map_or(0, |tenant| tenant.work)
             + work;
-        while !self.is_empty() && (self.len() >= max_waiting || self.work + work > max_work) {
+        while !self.is_empty() && (self.len >= max_waiting || self.work + work > max_work) {
             match self.heaviest.last().copied() {
                 Some((most, tenant)) if most > own && tenant != ask.tenant => {
-                    displaced.extend(self.take_latest_of(tenant));
+                    displaced.extend(self.take_last_of(tenant));
                 }
                 // Displacing some and then refusing the newcomer all the same would help
                 // nobody; but each step strictly lightens the heaviest, and the first
@@ -131,63 +152,95 @@ impl<W> Queue<W> {
         if max_waiting == 0 {
             return Pushed::Refused;
         }
-
-        self.arrivals += 1;
-        let virtual_time = self.virtual_time;
-        let tenant = self.tenants.entry(ask.tenant).or_default();
-        let start = tenant.finish.max(virtual_time);
-        tenant.finish = start.saturating_add(work);
-        let place = Place {
-            start,
-            arrival: self.arrivals,
+        let entry = Entry {
+            ask,
+            since,
+            deadline,
+            waiter: waiter(),
         };
-        self.heaviest.remove(&(tenant.work, ask.tenant));
-        tenant.work += work;
-        tenant.waiting += 1;
-        self.heaviest.insert((tenant.work, ask.tenant));
-        self.work += work;
-        self.places.insert((ask.tenant, place));
-        self.entries.insert(
-            place,
-            Entry {
-                ask,
-                since,
-                deadline,
-                waiter: waiter(),
-            },
-        );
-        self.forget_idle_tenants(max_waiting);
+        let place = self.insert(entry);
+        self.forget_who_is_ahead(max_waiting);
         Pushed::Waits(place, displaced)
+    }
+
+    fn insert(&mut self, entry: Entry<W>) -> Place {
+        let Ask {
+            tenant: id,
+            instance,
+            cost,
+            ..
+        } = entry.ask;
+        self.arrivals += 1;
+        let arrival = self.arrivals;
+        let tenant = self.tenants.entry(id).or_insert_with(|| {
+            let finish = self.ahead.remove(&id).unwrap_or(0);
+            let turn = Turn {
+                start: finish.max(self.virtual_time),
+                arrival,
+            };
+            self.turns.insert((turn, id));
+            Tenant {
+                turn,
+                entries: BTreeMap::new(),
+                finish: HashMap::new(),
+                virtual_time: 0,
+                work: 0,
+            }
+        });
+        let finish = tenant.finish.entry(instance).or_insert(0);
+        let start = (*finish).max(tenant.virtual_time);
+        *finish = start.saturating_add(cost.work_us);
+        let turn = Turn { start, arrival };
+        tenant.entries.insert(turn, entry);
+        self.heaviest.remove(&(tenant.work, id));
+        tenant.work += cost.work_us;
+        self.heaviest.insert((tenant.work, id));
+        self.work += cost.work_us;
+        self.len += 1;
+        Place { tenant: id, turn }
     }
 
     /// Take out the one whose turn it is.
     pub(super) fn pop(&mut self) -> Option<Entry<W>> {
-        let place = *self.entries.first_key_value()?.0;
-        self.virtual_time = self.virtual_time.max(place.start);
-        self.remove(place)
+        let (turn, id) = *self.turns.first()?;
+        self.virtual_time = self.virtual_time.max(turn.start);
+        let tenant = self.tenants.get_mut(&id)?;
+        let (first, entry) = tenant.entries.first_key_value()?;
+        let first = *first;
+        tenant.virtual_time = tenant.virtual_time.max(first.start);
+        self.turns.remove(&(turn, id));
+        tenant.turn.start = turn.start.saturating_add(entry.ask.cost.work_us);
+        self.turns.insert((tenant.turn, id));
+        self.remove(Place {
+            tenant: id,
+            turn: first,
+        })
     }
 
-    /// Take out one that gave up, if it still waits.
+    /// Take out one that gave up, if it still waits. What it will not be served does not
+    /// count against its tenant.
     pub(super) fn remove(&mut self, place: Place) -> Option<Entry<W>> {
-        let entry = self.entries.remove(&place)?;
-        let Ask {
-            tenant: id,
-            cost: Cost { work_us, .. },
-            ..
-        } = entry.ask;
-        self.places.remove(&(id, place));
-        self.work -= work_us;
-        if let Some(tenant) = self.tenants.get_mut(&id) {
-            self.heaviest.remove(&(tenant.work, id));
-            tenant.work -= work_us;
-            tenant.waiting -= 1;
-            if tenant.waiting > 0 {
-                self.heaviest.insert((tenant.work, id));
+        let id = place.tenant;
+        let tenant = self.tenants.get_mut(&id)?;
+        let entry = tenant.entries.remove(&place.turn)?;
+        let work = entry.ask.cost.work_us;
+        self.heaviest.remove(&(tenant.work, id));
+        tenant.work -= work;
+        self.work -= work;
+        self.len -= 1;
+        if tenant.entries.is_empty() {
+            let turn = tenant.turn;
+            self.turns.remove(&(turn, id));
+            self.tenants.remove(&id);
+            if turn.start > self.virtual_time {
+                self.ahead.insert(id, turn.start);
             }
+        } else {
+            self.heaviest.insert((tenant.work, id));
         }
-        if self.entries.is_empty() {
+        if self.len == 0 {
             // Nobody waits, so nobody is owed anything: the virtual time has caught up.
-            self.tenants.clear();
+            self.ahead.clear();
             self.virtual_time = 0;
         }
         Some(entry)
@@ -196,61 +249,48 @@ impl<W> Queue<W> {
     /// Take out all whose deadline has passed.
     pub(super) fn expire(&mut self, now: Time) -> Vec<Entry<W>> {
         let late: Vec<Place> = self
-            .entries
+            .tenants
             .iter()
-            .filter(|(_, entry)| entry.deadline <= now)
-            .map(|(place, _)| *place)
+            .flat_map(|(id, tenant)| tenant.entries.iter().map(move |entry| (*id, entry)))
+            .filter(|(_, (_, entry))| entry.deadline <= now)
+            .map(|(tenant, (turn, _))| Place {
+                tenant,
+                turn: *turn,
+            })
             .collect();
         late.into_iter()
             .filter_map(|place| self.remove(place))
             .collect()
     }
 
-    fn take_latest_of(&mut self, tenant: u64) -> Option<Entry<W>> {
-        let all = (
-            tenant,
-            Place {
-                start: 0,
-                arrival: 0,
-            },
-        )
-            ..=(
-                tenant,
-                Place {
-                    start: u64::MAX,
-                    arrival: u64::MAX,
-                },
-            );
-        let (_, place) = *self.places.range(all).next_back()?;
-        // What it will not be served must not count against its later requests.
-        let work = self
-            .entries
-            .get(&place)
-            .map_or(0, |entry| entry.ask.cost.work_us);
-        if let Some(tenant) = self.tenants.get_mut(&tenant) {
-            tenant.finish = tenant.finish.saturating_sub(work);
+    /// The one of a tenant whose turn would come last: the latest of the instance that sent most.
+    fn take_last_of(&mut self, id: u64) -> Option<Entry<W>> {
+        let tenant = self.tenants.get_mut(&id)?;
+        let (turn, entry) = tenant.entries.last_key_value()?;
+        let (turn, instance, work) = (*turn, entry.ask.instance, entry.ask.cost.work_us);
+        if let Some(finish) = tenant.finish.get_mut(&instance) {
+            *finish = finish.saturating_sub(work);
         }
-        self.remove(place)
+        self.remove(Place { tenant: id, turn })
     }
 
     /// Tenants are remembered after their last request has left only while that still
     /// matters for the order, and never more than twice as many as may wait.
-    fn forget_idle_tenants(&mut self, max_waiting: usize) {
-        if self.tenants.len() <= 2 * max_waiting + 64 {
-            return;
+    fn forget_who_is_ahead(&mut self, max_waiting: usize) {
+        let most = 2 * max_waiting + 64;
+        if self.ahead.len() > most {
+            let virtual_time = self.virtual_time;
+            self.ahead.retain(|_, finish| *finish > virtual_time);
         }
-        let virtual_time = self.virtual_time;
-        self.tenants
-            .retain(|_, tenant| tenant.waiting > 0 || tenant.finish > virtual_time);
-        if self.tenants.len() > 2 * max_waiting + 64 {
-            self.tenants.retain(|_, tenant| tenant.waiting > 0);
+        if self.ahead.len() > most {
+            self.ahead.clear();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Kind;
+    use super::super::{Cost, Kind};
     use super::*;
     use crate::classify::ClassId;
 
@@ -261,6 +301,7 @@ mod tests {
             kind: Kind::Long,
             tenant,
             instance: 0,
+            shape: 0,
         }
     }
 
@@ -287,6 +328,37 @@ mod tests {
         }
         push(&mut queue, 2, 100, 10);
         assert_eq!(order(&mut queue), [1, 2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn an_instance_gone_wild_delays_itself_and_not_the_others_of_its_tenant() {
+        let mut queue = Queue::new();
+        let mut wait = |tenant: u64, instance: u64, waiter: u64| {
+            let ask = Ask {
+                instance,
+                ..ask(tenant, 100)
+            };
+            queue.push(ask, Time(0), Time(9), 10, u64::MAX, || waiter);
+        };
+        for waiter in 10..13 {
+            wait(1, 1, waiter);
+        }
+        wait(1, 2, 20);
+        wait(2, 3, 30);
+        assert_eq!(order(&mut queue), [10, 30, 20, 11, 12]);
+    }
+
+    #[test]
+    fn who_was_served_ahead_of_the_others_stays_behind_them() {
+        let mut queue = Queue::new();
+        push(&mut queue, 1, 1_000, 10);
+        for _ in 0..3 {
+            push(&mut queue, 2, 100, 10);
+        }
+        // Tenant 1 has nobody left waiting, and has had its share for a while.
+        assert_eq!(queue.pop().map(|entry| entry.waiter), Some(1));
+        push(&mut queue, 1, 100, 10);
+        assert_eq!(order(&mut queue), [2, 2, 2, 1]);
     }
 
     #[test]
@@ -335,7 +407,7 @@ mod tests {
             if queue.len() == 4 {
                 queue.pop();
             }
-            assert!(queue.tenants.len() <= 2 * 4 + 65);
+            assert!(queue.tenants.len() <= 4 && queue.ahead.len() <= 2 * 4 + 65);
         }
     }
 
@@ -352,6 +424,6 @@ mod tests {
         assert_eq!(late, [1]);
         assert_eq!(order(&mut queue), [2]);
         assert_eq!(queue.work(), 0);
-        assert!(queue.heaviest.is_empty() && queue.places.is_empty() && queue.tenants.is_empty());
+        assert!(queue.heaviest.is_empty() && queue.turns.is_empty() && queue.tenants.is_empty());
     }
 }

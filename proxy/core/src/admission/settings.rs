@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{MAX_CLASSES, SLICE_US};
+use super::{Kind, MAX_CLASSES, SLICE_US};
 
 /// Whether decisions are made, and whether they are carried out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +69,17 @@ pub struct QueueSettings {
     pub max_waiting: usize,
 }
 
+impl QueueSettings {
+    /// How long a request of this kind may wait.
+    #[must_use]
+    pub const fn deadline(&self, kind: Kind) -> Duration {
+        match kind {
+            Kind::Short => self.short_deadline,
+            Kind::Long => self.long_deadline,
+        }
+    }
+}
+
 /// Everything about admission.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -86,6 +97,8 @@ pub struct Settings {
     pub target: Duration,
     /// Queues.
     pub queue: QueueSettings,
+    /// Whether the tenants of a class take turns when not all can be served.
+    pub turns: bool,
     /// Response bytes in flight, over all classes.
     pub bytes: u64,
     /// Classes, most important first; 1..=[`MAX_CLASSES`].
@@ -116,6 +129,7 @@ impl Default for Settings {
                 long_deadline: Duration::from_secs(2),
                 max_waiting: 2_000,
             },
+            turns: true,
             bytes: 512 << 20,
             classes: vec![
                 ClassSettings {

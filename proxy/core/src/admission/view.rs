@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::accounts::LAST_LEVEL;
 use super::desk::Desk;
 use super::gate::Front;
 use super::tuner::{Reason, TunerState};
@@ -21,6 +22,9 @@ pub struct BoundView {
     pub running: u64,
     /// Requests waiting.
     pub waiting: usize,
+    /// Tenants of a higher user level than this may not wait; 127: all may. Of a whole bound:
+    /// that of the most important class in which tenants take turns.
+    pub bar: u8,
 }
 
 /// One class.
@@ -80,6 +84,10 @@ impl View {
                     .iter()
                     .map(|queue| queue.len())
                     .sum(),
+                bar: (0..classes)
+                    .map(|class| front.bar(kind, class))
+                    .find(|bar| *bar < LAST_LEVEL)
+                    .unwrap_or(LAST_LEVEL),
             }
         };
         let (state, reason) = desk.tuner.state();
@@ -108,6 +116,7 @@ impl ClassView {
                 outstanding: Duration::from_micros(held.work()),
                 running: held.running(),
                 waiting: desk.queues[kind.index()][class].len(),
+                bar: front.bar(kind, class),
             }
         };
         let books = desk.books.each_ref().map(|books| &books[class]);

@@ -35,6 +35,10 @@ pub(crate) struct Population {
     /// The same per request: standard deviation of a log-normal factor.
     pub(crate) sigma: f64,
     pub(crate) demand: Demand,
+    /// Calls that an operation is made of, each sent when the one before was answered; an
+    /// operation of which one call is refused has failed. Only with open demand, which is then
+    /// in operations.
+    pub(crate) calls: u32,
     /// When they are there, µs.
     pub(crate) from: u64,
     pub(crate) until: u64,
@@ -62,6 +66,7 @@ impl Population {
             misjudged: 1.0,
             sigma: 0.0,
             demand: Demand::Open(per_second),
+            calls: 1,
             from: 0,
             until: u64::MAX,
             timeout: 10 * SECOND,
@@ -93,6 +98,9 @@ pub(crate) struct Tally {
     pub(crate) served: u64,
     pub(crate) shed: u64,
     pub(crate) gave_up: u64,
+    /// Operations begun, and those of which every call was served.
+    pub(crate) begun: u64,
+    pub(crate) completed: u64,
     /// Server time of what was served, µs.
     pub(crate) work: u64,
     /// From offer to answer, µs.
@@ -110,7 +118,15 @@ impl Tally {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Send { population: usize, client: u64 },
+    Send {
+        population: usize,
+        client: u64,
+    },
+    /// An operation's next call.
+    GoOn {
+        population: usize,
+        client: u64,
+    },
     GiveUp(u64),
     Probe,
     Tick,
@@ -166,6 +182,8 @@ pub(crate) struct World {
     random: fastrand::Rng,
     connect_failures: u32,
     acts: BTreeMap<u64, Vec<Act>>,
+    /// Operations under way: calls served.
+    operations: HashMap<(usize, u64), u32>,
 }
 
 impl World {
@@ -196,6 +214,7 @@ impl World {
             random: fastrand::Rng::with_seed(seed),
             connect_failures: 0,
             acts: BTreeMap::new(),
+            operations: HashMap::new(),
         };
         world.at(0, Event::Probe);
         world.at(0, Event::Tick);
@@ -313,25 +332,45 @@ impl World {
                     self.tracker.failed(id, now, Failure::Connect);
                 }
             }
-            Event::Send { population, client } => self.send(population, client),
+            Event::Send { population, client } => self.begin(population, client),
+            Event::GoOn { population, client } => self.send(population, client),
             Event::GiveUp(job) => self.give_up(job),
         }
     }
 
-    fn send(&mut self, population: usize, client: u64) {
-        let who = self.populations[population].clone();
-        if let Demand::Open(per_second) = who.demand {
-            let gap = -(1.0 - self.random.f64()).ln() / per_second * 1e6;
-            if self.now < who.until {
-                self.at(
-                    self.now + gap as u64 + 1,
-                    Event::Send { population, client },
-                );
-            }
-        }
-        if self.now >= who.until {
+    fn begin(&mut self, population: usize, client: u64) {
+        let Population {
+            demand,
+            until,
+            calls,
+            ..
+        } = self.populations[population];
+        if self.now >= until {
             return;
         }
+        let mut next = client;
+        if let Demand::Open(per_second) = demand {
+            let gap = -(1.0 - self.random.f64()).ln() / per_second * 1e6;
+            next += 1;
+            self.at(
+                self.now + gap as u64 + 1,
+                Event::Send {
+                    population,
+                    client: next,
+                },
+            );
+        }
+        if calls > 1 {
+            self.operations.insert((population, client), 0);
+            if self.now >= self.count_from {
+                self.tallies[population].begun += 1;
+            }
+        }
+        self.send(population, client);
+    }
+
+    fn send(&mut self, population: usize, client: u64) {
+        let who = self.populations[population].clone();
         let factor = if who.spread {
             -(1.0 - self.random.f64()).ln()
         } else {
@@ -348,6 +387,7 @@ impl World {
             kind: who.kind,
             tenant: population as u64,
             instance: (population as u64) << 32 | client,
+            shape: population as u64,
         };
         self.next_job += 1;
         let job = self.next_job;
@@ -440,7 +480,29 @@ impl World {
         if self.now >= self.count_from {
             self.tallies[request.population].work += request.work;
         }
+        self.go_on(&request);
         self.come_back(&request, 1_000);
+    }
+
+    /// One call of an operation was served.
+    fn go_on(&mut self, request: &Request) {
+        let Request {
+            population, client, ..
+        } = *request;
+        let calls = self.populations[population].calls;
+        if calls == 1 {
+            return;
+        }
+        let served = self.operations.entry((population, client)).or_default();
+        *served += 1;
+        if *served < calls {
+            self.at(self.now + 1_000, Event::GoOn { population, client });
+            return;
+        }
+        self.operations.remove(&(population, client));
+        if self.now >= self.count_from {
+            self.tallies[population].completed += 1;
+        }
     }
 
     fn refused(&mut self, job: u64, refusal: &Refusal) {

@@ -17,6 +17,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::lane::Lane;
 use crate::logging::Throttle;
+use crate::names::Noted;
 use crate::shared::{LaneState, Shared};
 use crate::upstream::Upstream;
 
@@ -76,6 +77,7 @@ pub(crate) struct Worker {
     pub(crate) upstream: Upstream,
     pub(crate) load: Arc<Load>,
     pub(crate) throttle: Throttle,
+    pub(crate) noted: Noted,
     pub(crate) reviews: Reviews,
     pub(crate) endings: Rc<Endings>,
     pub(crate) handshakes: Cell<u32>,
@@ -143,6 +145,7 @@ pub(crate) fn start(
             upstream: Upstream::new(),
             load,
             throttle: Throttle::default(),
+            noted: Noted::default(),
             reviews: Reviews::default(),
             endings: Rc::default(),
             handshakes: Cell::new(0),

@@ -32,6 +32,7 @@ impl<W: Wake> Inner<W> {
                     } else {
                         Shed::QueueFull
                     };
+                    self.front.accounts.refused(ask);
                     let refusal = desk.note_shed(ask, shed, now, now);
                     return Offer::Admitted(permit.marked(Some(refusal), false));
                 }

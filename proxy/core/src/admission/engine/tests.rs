@@ -240,6 +240,7 @@ fn threads_lose_no_permit_and_forget_no_waiter() {
                         },
                         tenant: random.u64(0..8),
                         instance: seed,
+                        shape: 0,
                     };
                     let make = || Counting {
                         decided: Arc::clone(&decided),

@@ -27,7 +27,12 @@ impl<W: Wake> Inner<W> {
         if self.front.is_hard(class) {
             return self.shed_newcomer(&mut desk, &ask, Shed::HardBound, now);
         }
-        let deadline = now + desk.deadline(kind);
+        // Only while others of its class wait, who then keep less important classes out:
+        // nobody is refused for the sake of somebody less important.
+        if !desk.queues[kind.index()][class].is_empty() && self.front.is_below_bar(&ask) {
+            return self.shed_newcomer(&mut desk, &ask, Shed::Level, now);
+        }
+        let deadline = now + desk.settings.queue.deadline(kind);
         let max_work = desk.queue_work(&ask);
         let max_waiting = desk.settings.queue.max_waiting;
         let queue = &mut desk.queues[kind.index()][class];
@@ -81,6 +86,7 @@ impl<W: Wake> Inner<W> {
     ) -> Decision {
         let class = slot(ask.class);
         if self.front.forced.load(Relaxed) & (1 << class) == 0 {
+            self.front.accounts.refused(ask);
             return Decision::Shed(desk.note_shed(ask, shed, since, now));
         }
         desk.books[ask.kind.index()][class].forced += 1;

@@ -53,6 +53,7 @@ pub(super) fn ask(class: u8, kind: Kind, work_us: u64) -> Ask {
         kind,
         tenant: 1,
         instance: 1,
+        shape: 0,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::bench::{Bench, excess, settings};
-use crate::admission::{Ask, ClassId, Cost, Kind, Mode, Outcome, slot};
+use crate::admission::{Ask, ClassId, Cost, Kind, Mode, Outcome, Settings, slot};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -44,6 +44,7 @@ fn any_ask() -> impl Strategy<Value = Ask> {
         kind: if long { Kind::Long } else { Kind::Short },
         tenant,
         instance: tenant,
+        shape: 0,
     })
 }
 
@@ -120,6 +121,15 @@ impl Bench {
     }
 }
 
+/// The red button admits whom it likes.
+fn without_red_button() -> Settings {
+    let mut settings = settings();
+    for class in &mut settings.classes {
+        class.max_shed_share = 1.0;
+    }
+    settings
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
@@ -139,7 +149,7 @@ proptest! {
     fn ceilings_hold_except_for_the_only_one_of_its_class(
         steps in prop::collection::vec(step(), 1..120),
     ) {
-        let mut bench = Bench::new(settings());
+        let mut bench = Bench::new(without_red_button());
         for step in steps {
             let offer = matches!(step, Step::Offer(_));
             let before = bench.permits.len();
@@ -168,10 +178,7 @@ proptest! {
     fn nobody_is_refused_while_the_same_from_a_less_important_class_is_admitted(
         steps in prop::collection::vec(step(), 1..120),
     ) {
-        let mut settings = settings();
-        // The red button admits whom it likes.
-        settings.classes.iter_mut().for_each(|class| class.max_shed_share = 1.0);
-        let mut bench = Bench::new(settings);
+        let mut bench = Bench::new(without_red_button());
         for step in steps {
             let offered = match &step { Step::Offer(ask) => Some(*ask), _ => None };
             let Some(ask) = offered.filter(|ask| (1..7).contains(&ask.class.0)) else {
