@@ -33,7 +33,7 @@
 //! which memory ordering this relies on, and why.
 //!
 //! In the order to read them: `settings`, [`cost`]; `ledger` and `gate` (whether there is
-//! room, without a lock); `queue`, [`retry_after`] and `desk` (what happens when there is
+//! room, without a lock); `queue`, [`retry_after`], `returns` and `desk` (what happens when there is
 //! none); `meter`, `accounts`, `level` and `culprit` (who asks for how much, whose turn it is,
 //! and who it was); `engine` (both together) and `permit`; [`probe`], `history` and `tuner` (what the
 //! bounds become); `view`.
@@ -52,6 +52,7 @@ mod permit;
 pub mod probe;
 mod queue;
 pub mod retry_after;
+mod returns;
 mod settings;
 mod tuner;
 mod view;
@@ -194,6 +195,8 @@ pub enum Shed {
     Displaced,
     /// No room, and others of its class whose turn it is want all there will be.
     Level,
+    /// No room, and it came back before the time it was told while others wait.
+    Early,
     /// It waited until its deadline.
     Deadline,
     /// Life-signs only: beyond the class's own hard bound.
@@ -211,6 +214,8 @@ pub struct Refusal {
     pub shed: Shed,
     /// How long it waited before it was refused.
     pub waited: Duration,
+    /// Who is expected back: a hash of the instance and what it asked for.
+    pub client: u64,
 }
 
 /// What becomes of an offered request.

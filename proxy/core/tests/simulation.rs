@@ -513,3 +513,26 @@ fn the_culprit_is_named_within_seconds() {
     world.run(125);
     assert_eq!(world.engine.culprit(), None);
 }
+
+#[test]
+fn who_ignores_retry_after_is_served_after_those_who_keep_to_it() {
+    let mut populations = mix(1, 40);
+    populations.push(Population {
+        patience: 0.05,
+        ..populations[STORM].clone()
+    });
+    let world = run(1, settings(), populations, 70);
+    let (polite, rude) = (&world.tallies[STORM], &world.tallies[STORM + 1]);
+    println!(
+        "polite {:.1} s in {} requests, rude {:.1} s in {} requests",
+        polite.work as f64 / 1e6,
+        polite.offered,
+        rude.work as f64 / 1e6,
+        rude.offered
+    );
+    assert!(
+        rude.offered > 3 * polite.offered,
+        "the scenario tests nothing"
+    );
+    assert!(polite.work as f64 > 1.25 * rude.work as f64);
+}

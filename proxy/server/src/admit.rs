@@ -115,11 +115,11 @@ fn shed(worker: &Worker, snapshot: &Snapshot, facts: &Facts, refusal: &Refusal) 
     } else {
         retry_after::MAX_SECONDS
     };
-    let retry_after = worker
-        .shared
-        .engine
-        .retry_after(refusal, fastrand::u64(..))
-        .min(most);
+    let retry_after =
+        worker
+            .shared
+            .engine
+            .retry_after(refusal, fastrand::u64(..), most, clock::now());
     Refused::Shed {
         reason: reason(refusal.shed),
         class: Arc::clone(&class.name),

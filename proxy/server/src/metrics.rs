@@ -83,7 +83,7 @@ impl Code {
 const VERBS: usize = Verb::NAMED.len() + 1;
 
 /// Ways to be refused.
-const SHEDS: usize = 5;
+const SHEDS: usize = 6;
 
 /// The `reason` label, and the value of the header that says why.
 pub(crate) const fn reason(shed: Shed) -> &'static str {
@@ -91,6 +91,7 @@ pub(crate) const fn reason(shed: Shed) -> &'static str {
         Shed::QueueFull => "queue_full",
         Shed::Displaced => "displaced",
         Shed::Level => "level",
+        Shed::Early => "early",
         Shed::Deadline => "deadline",
         Shed::HardBound => "hard_bound",
     }

@@ -11,6 +11,7 @@ use super::meter::Reading;
 use super::permit::Seat;
 use super::queue::{Entry, Queue};
 use super::retry_after::Refused;
+use super::returns;
 use super::tuner::{Need, Tuner, TunerState, Use};
 use super::{Ask, Kind, MAX_CLASSES, Refusal, Settings, Shed, slot};
 use crate::time::Time;
@@ -163,6 +164,7 @@ impl<W> Desk<W> {
             kind: ask.kind,
             shed,
             waited,
+            client: returns::client(ask),
         }
     }
 

@@ -11,6 +11,7 @@ mod waiting;
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use super::desk::Desk;
 use super::gate::Front;
@@ -136,14 +137,26 @@ impl<W: Wake> Engine<W> {
     }
 
     /// How many whole seconds a refused client shall be told to wait
-    /// ([`retry_after::seconds`]). `random` is any uniformly distributed word. Classes with
-    /// a hard bound, the signs of life, are always told 1.
+    /// ([`retry_after::seconds`]), at most `most`; it is expected to keep to that. `random` is
+    /// any uniformly distributed word. Classes with a hard bound, the signs of life, are always
+    /// told 1; whoever came back early is told twice as much as it would have been.
     #[must_use]
-    pub fn retry_after(&self, refusal: &Refusal, random: u64) -> u32 {
+    pub fn retry_after(&self, refusal: &Refusal, random: u64, most: u32, now: Time) -> u32 {
         let class = slot(refusal.class);
         if self.inner.front.is_hard(class) {
             return 1;
         }
+        let seconds = self.drawn(refusal, random);
+        let early = refusal.shed == Shed::Early;
+        let seconds = if early { 2 * seconds } else { seconds };
+        let seconds = seconds.min(most.clamp(1, retry_after::MAX_SECONDS));
+        let until = now + Duration::from_secs(seconds.into());
+        self.inner.front.returns.expect(refusal.client, until);
+        seconds
+    }
+
+    fn drawn(&self, refusal: &Refusal, random: u64) -> u32 {
+        let class = slot(refusal.class);
         let desk = self.inner.desk();
         let books = &desk.books[refusal.kind.index()][class];
         let (clients, capacity) = (books.refused.clients(), books.served_rate);

@@ -12,6 +12,7 @@ use super::ledger::{Ledger, NoRoom, Room};
 use super::level::Level;
 use super::meter::{Meter, Reading};
 use super::permit::Seat;
+use super::returns::{self, Returns};
 use super::tuner::{Tuner, TunerState};
 use super::{Ask, ClassId, Cost, Gate, Kind, MAX_CLASSES, Mode, Settings, slot};
 use crate::hash::mix;
@@ -83,6 +84,8 @@ pub(super) struct Front {
     /// Tenants whose spread hash is at most this are enforced.
     enforced: AtomicU64,
     served: [[Meter; MAX_CLASSES]; 2],
+    /// Who was told to come back when.
+    pub(super) returns: Returns,
     /// Who asks for how much.
     pub(super) accounts: Accounts,
     /// By kind and class: tenants of a higher user level do not wait.
@@ -107,6 +110,7 @@ impl Front {
             hard_bounds: atomics(),
             enforced: AtomicU64::new(u64::MAX),
             served: std::array::from_fn(|_| std::array::from_fn(|_| Meter::new())),
+            returns: Returns::new(),
             accounts: Accounts::new(),
             bars: std::array::from_fn(|_| {
                 std::array::from_fn(|_| AtomicU64::new(u64::from(LAST_LEVEL)))
@@ -331,6 +335,11 @@ impl Front {
     pub(super) fn is_below_bar(&self, ask: &Ask) -> bool {
         let bar = self.bar(ask.kind, slot(ask.class));
         bar < LAST_LEVEL && self.accounts.level(ask) > bar
+    }
+
+    /// Whether it comes back before the time it was told.
+    pub(super) fn is_early(&self, ask: &Ask, now: Time) -> bool {
+        self.returns.is_early(returns::client(ask), now)
     }
 
     /// The latest time anybody told.

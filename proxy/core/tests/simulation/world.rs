@@ -39,6 +39,8 @@ pub(crate) struct Population {
     /// operation of which one call is refused has failed. Only with open demand, which is then
     /// in operations.
     pub(crate) calls: u32,
+    /// What share of Retry-After they wait.
+    pub(crate) patience: f64,
     /// When they are there, µs.
     pub(crate) from: u64,
     pub(crate) until: u64,
@@ -67,6 +69,7 @@ impl Population {
             sigma: 0.0,
             demand: Demand::Open(per_second),
             calls: 1,
+            patience: 1.0,
             from: 0,
             until: u64::MAX,
             timeout: 10 * SECOND,
@@ -512,8 +515,11 @@ impl World {
         if request.since >= self.count_from {
             self.tallies[request.population].shed += 1;
         }
-        let seconds = self.engine.retry_after(refusal, self.random.u64(..));
-        self.come_back(&request, u64::from(seconds) * SECOND);
+        let word = self.random.u64(..);
+        let seconds = self.engine.retry_after(refusal, word, 32, Time(self.now));
+        let patience = self.populations[request.population].patience;
+        let pause = f64::from(seconds) * patience * SECOND as f64;
+        self.come_back(&request, pause as u64);
     }
 
     fn give_up(&mut self, job: u64) {

@@ -97,8 +97,12 @@ fn life_signs_pass_everybody_and_stop_only_at_their_own_bound() {
         kind: Kind::Short,
         shed: Shed::HardBound,
         waited: Duration::ZERO,
+        client: 0,
     };
-    assert_eq!(bench.engine.retry_after(&refusal, u64::MAX), 1);
+    assert_eq!(
+        bench.engine.retry_after(&refusal, u64::MAX, 32, bench.now),
+        1
+    );
     bench.end();
 }
 

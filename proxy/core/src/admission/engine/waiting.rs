@@ -7,6 +7,7 @@ use crate::admission::desk::Desk;
 use crate::admission::gate::bit;
 use crate::admission::ledger::NoRoom;
 use crate::admission::queue::{Entry, Pushed};
+use crate::admission::returns;
 use crate::admission::{
     Ask, Decision, Kind, MAX_CLASSES, Mode, Offer, Permit, Refusal, Shed, Ticket, Wake, slot,
 };
@@ -29,8 +30,13 @@ impl<W: Wake> Inner<W> {
         }
         // Only while others of its class wait, who then keep less important classes out:
         // nobody is refused for the sake of somebody less important.
-        if !desk.queues[kind.index()][class].is_empty() && self.front.is_below_bar(&ask) {
-            return self.shed_newcomer(&mut desk, &ask, Shed::Level, now);
+        if !desk.queues[kind.index()][class].is_empty() {
+            if self.front.is_early(&ask, now) {
+                return self.shed_newcomer(&mut desk, &ask, Shed::Early, now);
+            }
+            if self.front.is_below_bar(&ask) {
+                return self.shed_newcomer(&mut desk, &ask, Shed::Level, now);
+            }
         }
         let deadline = now + desk.settings.queue.deadline(kind);
         let max_work = desk.queue_work(&ask);
@@ -96,6 +102,7 @@ impl<W: Wake> Inner<W> {
             kind: ask.kind,
             shed,
             waited,
+            client: returns::client(ask),
         };
         let permit = Permit::new(self.home(), self.front.uncounted_seat(ask, now));
         Decision::Admitted(permit.marked(Some(refusal), false))
