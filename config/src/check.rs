@@ -1,6 +1,8 @@
 //! Relations between keys. Values are known to be sound on their own when this runs;
 //! a value already reported is not reported again for how it compares.
 
+mod request_header;
+
 use std::net::SocketAddr;
 
 use crate::model::Config;
@@ -16,6 +18,7 @@ pub(crate) fn config(file: &raw::Config, config: &Config, problems: &mut Problem
     key_pairs(file, problems);
     server_name(file, config, problems);
     request_headers(file, config, problems);
+    request_header::check(file, config, problems);
     service_accounts(file, config, problems);
     tuner(file, config, problems);
 }

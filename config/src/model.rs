@@ -14,8 +14,10 @@ use serde::Serialize;
 use crate::units::{DurationText, serialize_duration};
 
 mod admission;
+mod request_header;
 
 pub use admission::{Admission, Class, Limit, Match, Mode, Probe, Queue, Rule};
+pub use request_header::RequestHeader;
 
 /// Where kubeadm keeps the cluster's certificates: the default of [`Config::pki`].
 pub const DEFAULT_PKI: &str = "/etc/kubernetes/pki";
@@ -51,6 +53,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// `service_accounts`: how service-account tokens are verified locally.
     pub service_accounts: ServiceAccounts,
+    /// `request_header`: who may state another's identity in headers.
+    pub request_header: RequestHeader,
     /// `reserved`: who may use the reserved lane, and how much of it.
     pub reserved: Reserved,
     /// `admission`: what is admitted, queued and shed.
@@ -71,6 +75,7 @@ impl Config {
             tls: Tls::under(&pki),
             upstream: Upstream::under(&pki),
             service_accounts: ServiceAccounts::under(&pki),
+            request_header: RequestHeader::default(),
             reserved: Reserved::default(),
             admission: Admission::default(),
             log: Log::default(),
@@ -278,6 +283,11 @@ pub struct ServiceAccounts {
     ///
     /// Default `https://kubernetes.default.svc.cluster.local`.
     pub issuers: Vec<String>,
+    /// `published_keys`: also the keys kube-apiserver publishes at `/openid/v1/jwks`,
+    /// fetched in the background, so that a key it begins to sign with is known before
+    /// it is in one of the files. The files' keys always count. Without effect when
+    /// `keys` is empty. Default true.
+    pub published_keys: bool,
 }
 
 impl ServiceAccounts {
@@ -287,6 +297,7 @@ impl ServiceAccounts {
         Self {
             keys: vec![pki.join("sa.pub")],
             issuers: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
+            published_keys: true,
         }
     }
 }

@@ -26,8 +26,9 @@ const VERBS: [&str; 13] = [
 ];
 
 /// How an identity became known.
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 6] = [
     "certificate",
+    "request-header",
     "service-account",
     "learned",
     "anonymous",

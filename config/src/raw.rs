@@ -44,6 +44,7 @@ section!(Config {
     tls: Tls,
     upstream: Upstream,
     service_accounts: ServiceAccounts,
+    request_header: RequestHeader,
     reserved: Reserved,
     admission: Admission,
     log: Log,
@@ -90,6 +91,16 @@ section!(RequestHeaders {
 section!(ServiceAccounts {
     keys: List,
     issuers: List,
+    published_keys: Scalar,
+});
+
+section!(RequestHeader {
+    client_ca: Scalar,
+    allowed_names: List,
+    user_headers: List,
+    group_headers: List,
+    uid_headers: List,
+    extra_prefixes: List,
 });
 
 section!(Reserved {

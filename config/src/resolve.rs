@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::model::{
     Admission, Config, DEFAULT_PKI, DEFAULT_RESERVED_PORT, Format, KeyPair, Level, Limit, Listen,
-    Log, Mode, Probe, Queue, RequestHeaders, Reserved, ServiceAccounts, Tls, Upstream,
+    Log, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved, ServiceAccounts, Tls,
+    Upstream,
 };
 use crate::raw::{self, Scalar};
 use crate::report::Problems;
@@ -41,6 +42,7 @@ pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> Config 
         tls: values.tls(or_empty!(file.tls), &pki),
         upstream: values.upstream(or_empty!(file.upstream), &pki),
         service_accounts: values.service_accounts(or_empty!(file.service_accounts), &pki),
+        request_header: values.request_header(or_empty!(file.request_header)),
         reserved: values.reserved(or_empty!(file.reserved)),
         admission: values.admission(or_empty!(file.admission)),
         log: values.log(or_empty!(file.log)),
@@ -139,19 +141,7 @@ impl Values<'_, '_> {
         let default = RequestHeaders::default();
         let mut header = |key: &str, value: Option<&Scalar>, default: String| {
             let key = format!("upstream.request_headers.{key}");
-            self.read(
-                &key,
-                value,
-                default,
-                "a header name, as X-Remote-User",
-                |text| {
-                    if is_token(text) {
-                        Ok(text.to_owned())
-                    } else {
-                        Err(format!("`{text}` is not a header name"))
-                    }
-                },
-            )
+            self.read(&key, value, default, HEADER_NAME, header_name)
         };
         RequestHeaders {
             user: header("user", raw.user.as_ref(), default.user),
@@ -184,7 +174,56 @@ impl Values<'_, '_> {
             None if keys.is_empty() => Vec::new(),
             None => default.issuers,
         };
-        ServiceAccounts { keys, issuers }
+        ServiceAccounts {
+            keys,
+            issuers,
+            published_keys: self.choice(
+                "service_accounts.published_keys",
+                raw.published_keys.as_ref(),
+                default.published_keys,
+                &[("true", true), ("false", false)],
+            ),
+        }
+    }
+
+    fn request_header(&mut self, raw: &raw::RequestHeader) -> RequestHeader {
+        let default = RequestHeader::default();
+        let mut headers = |key: &str, list: Option<&raw::List>, default: Vec<String>| match list {
+            Some(_) => self.list(
+                &format!("request_header.{key}"),
+                list,
+                HEADER_NAME,
+                header_name,
+            ),
+            None => default,
+        };
+        let user_headers = headers(
+            "user_headers",
+            raw.user_headers.as_ref(),
+            default.user_headers,
+        );
+        let group_headers = headers(
+            "group_headers",
+            raw.group_headers.as_ref(),
+            default.group_headers,
+        );
+        let uid_headers = headers("uid_headers", raw.uid_headers.as_ref(), default.uid_headers);
+        let extra_prefixes = headers(
+            "extra_prefixes",
+            raw.extra_prefixes.as_ref(),
+            default.extra_prefixes,
+        );
+        RequestHeader {
+            client_ca: raw
+                .client_ca
+                .as_ref()
+                .map(|path| self.path("request_header.client_ca", Some(path), PathBuf::new())),
+            allowed_names: self.texts("request_header.allowed_names", raw.allowed_names.as_ref()),
+            user_headers,
+            group_headers,
+            uid_headers,
+            extra_prefixes,
+        }
     }
 
     fn reserved(&mut self, raw: &raw::Reserved) -> Reserved {
@@ -371,6 +410,17 @@ fn reserved_beside(main: &[SocketAddr]) -> Vec<SocketAddr> {
         }
     }
     lane
+}
+
+/// What a header's name is accepted as.
+const HEADER_NAME: &str = "a header name, as X-Remote-User";
+
+fn header_name(text: &str) -> Result<String, String> {
+    if is_token(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is not a header name"))
+    }
 }
 
 /// A token of RFC 9110, section 5.6.2.

@@ -7,14 +7,20 @@
 #[path = "real/support.rs"]
 mod support;
 
+#[path = "real/certificates.rs"]
+mod certificates;
 #[path = "real/identity.rs"]
 mod identity;
+#[path = "real/issuers.rs"]
+mod issuers;
 #[path = "real/kubectl.rs"]
 mod kubectl;
 #[path = "real/outage.rs"]
 mod outage;
 #[path = "real/reload.rs"]
 mod reload;
+#[path = "real/request_header.rs"]
+mod request_header;
 #[path = "real/reserved_lane.rs"]
 mod reserved_lane;
 #[path = "real/shedding.rs"]

@@ -216,8 +216,8 @@ pub struct Match {
     /// Service accounts: `namespace/name`, `namespace/*` or `*`.
     pub service_accounts: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    /// How the identity became known: `certificate`, `service-account`, `learned`,
-    /// `anonymous`, `unattributed`.
+    /// How the identity became known: `certificate`, `request-header`,
+    /// `service-account`, `learned`, `anonymous`, `unattributed`.
     pub sources: Vec<String>,
     /// Whether it is a node: `true`, `false`; not written = both.
     #[serde(skip_serializing_if = "Option::is_none")]

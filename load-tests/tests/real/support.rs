@@ -22,7 +22,7 @@ mod proxy;
 #[path = "support/raw.rs"]
 mod raw;
 
-pub(crate) use authority::{Authority, cluster_authority, copy_pki, replace};
+pub(crate) use authority::{Authority, cluster_authority, copy_pki, params, replace};
 pub(crate) use kubectl::{Kubectl, NOBODY};
 pub(crate) use kubelet::Kubelet;
 pub(crate) use plane::{AUDITED_NAMESPACE, Plane, own_plane, plane};

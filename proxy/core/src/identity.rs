@@ -33,6 +33,8 @@ const NODE_NAME_EXTRA: &str = "authentication.kubernetes.io/node-name";
 pub enum Source {
     /// A client certificate, chain and dates verified.
     Certificate,
+    /// Stated in headers by a client that may state identities, its certificate verified.
+    RequestHeader,
     /// A service-account token, signature and dates verified.
     ServiceAccountToken,
     /// The server said so (TokenReview, SelfSubjectReview), not long ago.
@@ -45,8 +47,9 @@ pub enum Source {
 
 impl Source {
     /// Every source, in the order of declaration.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Certificate,
+        Self::RequestHeader,
         Self::ServiceAccountToken,
         Self::Learned,
         Self::Anonymous,
@@ -58,6 +61,7 @@ impl Source {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Certificate => "certificate",
+            Self::RequestHeader => "request-header",
             Self::ServiceAccountToken => "service-account",
             Self::Learned => "learned",
             Self::Anonymous => "anonymous",
@@ -147,6 +151,18 @@ impl Identity {
         Self::verified(Source::Certificate, common_name, groups, uid, extra)
     }
 
+    /// What a client that may state identities said in its headers; as
+    /// [`Identity::certificate`] otherwise.
+    #[must_use]
+    pub fn request_header(
+        user: &str,
+        groups: Vec<Box<str>>,
+        uid: Option<Box<str>>,
+        extra: Vec<(Box<str>, Box<str>)>,
+    ) -> Self {
+        Self::verified(Source::RequestHeader, user, groups, uid, extra)
+    }
+
     /// A service account whose token was verified, with the pod and node its
     /// claims name. The groups are those the server gives it.
     #[must_use]
@@ -230,6 +246,10 @@ impl Identity {
         uid: Option<Box<str>>,
         extra: Vec<(Box<str>, Box<str>)>,
     ) -> Self {
+        // Whoever vouches for it: nobody is nobody. The server keeps both, name and group,
+        // apart from everybody it has authenticated.
+        let nobody = user == ANONYMOUS || groups.iter().any(|group| &**group == UNAUTHENTICATED);
+        let source = if nobody { Source::Anonymous } else { source };
         let service_account = ServiceAccount::of_user(user);
         let node_name = user
             .strip_prefix(NODE_PREFIX)
@@ -381,111 +401,4 @@ impl Identity {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn groups(names: &[&str]) -> Vec<Box<str>> {
-        names.iter().map(|name| (*name).into()).collect()
-    }
-
-    fn certificate(user: &str, of: &[&str]) -> Identity {
-        Identity::certificate(user, groups(of), None, Vec::new())
-    }
-
-    #[test]
-    fn a_node_needs_both_the_name_and_the_group() {
-        let node = certificate("system:node:a", &[NODES]);
-        assert!(node.is_node());
-        assert_eq!(node.node(), Some("a"));
-        for other in [
-            certificate("system:node:a", &[]),
-            certificate("a", &[NODES]),
-            certificate("system:node:", &[NODES]),
-        ] {
-            assert!(!other.is_node());
-            assert_eq!(other.node(), None);
-        }
-    }
-
-    #[test]
-    fn nodes_pay_together_and_are_told_apart() {
-        let a = certificate("system:node:a", &[NODES]);
-        let b = certificate("system:node:b", &[NODES]);
-        assert_eq!(a.tenant(), b.tenant());
-        assert_ne!(a.instance(1), b.instance(1));
-        assert_eq!(a.instance(1), a.instance(2), "a node is not its address");
-    }
-
-    #[test]
-    fn pods_of_one_account_pay_together_and_are_told_apart() {
-        let pod = |name| Identity::service_account("monitoring", "agent", None, Some(name), None);
-        assert_eq!(pod("a").tenant(), pod("b").tenant());
-        assert_ne!(pod("a").instance(0), pod("b").instance(0));
-        let legacy = Identity::service_account("monitoring", "agent", None, None, None);
-        assert_eq!(legacy.tenant(), pod("a").tenant());
-        assert_ne!(legacy.instance(1), legacy.instance(2));
-    }
-
-    #[test]
-    fn an_account_pays_as_itself_whatever_its_credential() {
-        let token = Identity::service_account("ns", "name", None, Some("p"), None);
-        let extra = vec![(POD_NAME_EXTRA.into(), "p".into())];
-        let user = "system:serviceaccount:ns:name";
-        let learned = Identity::learned(user, Vec::new(), None, extra);
-        let certificate = certificate(user, &[]);
-        assert_eq!(token.user(), user);
-        assert_eq!(token.tenant(), learned.tenant());
-        assert_eq!(token.instance(9), learned.instance(9));
-        assert_eq!(token.tenant(), certificate.tenant());
-        let account = certificate
-            .as_service_account()
-            .map(ServiceAccount::qualified);
-        assert_eq!(account, Some("ns/name"));
-    }
-
-    #[test]
-    fn a_user_cannot_pose_as_an_account_by_an_odd_name() {
-        for user in [
-            "system:serviceaccount:",
-            "system:serviceaccount:a",
-            "system:serviceaccount:a:",
-            "system:serviceaccount::b",
-            "system:serviceaccount:a:b:c",
-            "system:serviceaccount:a/b:c",
-            "serviceaccount:a:b",
-        ] {
-            assert_eq!(ServiceAccount::of_user(user), None, "{user}");
-        }
-        // Not the same tenant either: names are delimited.
-        let a = Identity::service_account("ab", "c", None, None, None);
-        let b = Identity::service_account("a", "bc", None, None, None);
-        assert_ne!(a.tenant(), b.tenant());
-    }
-
-    #[test]
-    fn pod_extras_of_a_person_mean_nothing() {
-        let extra = vec![(POD_NAME_EXTRA.into(), "p".into())];
-        let person = Identity::learned("jane", Vec::new(), None, extra);
-        assert_eq!(person.pod(), None);
-    }
-
-    #[test]
-    fn the_unverified_are_in_no_group_of_the_verified() {
-        let learned_nobody = Identity::learned("system:anonymous", groups(&[NODES]), None, vec![]);
-        for nobody in [
-            Identity::anonymous(),
-            Identity::unattributed(),
-            learned_nobody,
-        ] {
-            assert!(!nobody.is_verified());
-            assert!(!nobody.in_group("system:authenticated"));
-            assert!(!nobody.in_group(NODES));
-            assert!(nobody.in_group("system:unauthenticated"));
-        }
-        assert!(certificate("jane", &[]).in_group("system:authenticated"));
-        assert_ne!(
-            Identity::anonymous().tenant(),
-            Identity::unattributed().tenant()
-        );
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 
 pub(crate) mod overload;
 pub(crate) mod probe;
+pub(crate) mod published_keys;
 pub(crate) mod reload;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub(crate) async fn run(
     let tracker = probe::start(&shared, stop.clone());
     let reloading =
         tokio::task::spawn_local(reload::run(reloader, Arc::clone(&shared), stop.clone()));
+    let fetching = tokio::task::spawn_local(published_keys::run(Arc::clone(&shared), stop.clone()));
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = 0_u32;
@@ -64,6 +66,7 @@ pub(crate) async fn run(
         }
     }
     reloading.abort();
+    fetching.abort();
 }
 
 fn tick(

@@ -20,7 +20,7 @@ use crate::attribute::{self, Facts};
 use crate::classify::classify;
 use crate::clock;
 use crate::error::{Error, Refused};
-use crate::identify::{Credential, Identified, identify};
+use crate::identify::{Identified, Judge};
 use crate::lane::Lane;
 use crate::names;
 use crate::respond;
@@ -91,14 +91,13 @@ async fn serve(
 
     // Identify.
     let now = clock::unix_seconds();
-    let identified = identify(
-        &connection.presented,
-        &head.headers,
-        worker.lane,
+    let judge = Judge {
         snapshot,
-        &worker.shared.tokens,
+        tokens: &worker.shared.tokens,
+        published: &worker.shared.published_keys,
         now,
-    )?;
+    };
+    let identified = judge.identify(&connection.presented, &head.headers, worker.lane)?;
     account.identified(&identified);
     if worker.lane == Lane::Reserved {
         account.class = Some(snapshot.reserved_class());
@@ -150,6 +149,7 @@ async fn serve(
         &mut head.headers,
         &snapshot.identity_headers,
         client.is_some(),
+        identified.stated,
     );
     headers::put_on(
         &mut head.headers,
@@ -202,7 +202,7 @@ fn assertion(
     snapshot: &Snapshot,
     identified: &Identified,
 ) -> Result<Option<Vec<(HeaderName, http::HeaderValue)>>, Refused> {
-    if identified.credential != Credential::Asserted {
+    if !identified.credential.is_asserted() {
         return Ok(None);
     }
     // A name that no header can hold is one the server could not be told: better nobody than somebody else.

@@ -36,6 +36,9 @@ mod admin;
 pub mod cli;
 mod clock;
 mod control;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lane;
 pub mod logging;
 mod metrics;

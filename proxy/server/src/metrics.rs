@@ -191,6 +191,10 @@ impl Metrics {
                 "spillway_probes_total",
                 "Probes of the apiserver, by result.",
             ),
+            (
+                "spillway_published_keys_fetches_total",
+                "Fetches of the apiserver's keys for service-account tokens, by result.",
+            ),
         ];
         for (name, text) in counters {
             recorder.describe_counter(name.into(), Some(Unit::Count), text.into());

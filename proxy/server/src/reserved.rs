@@ -77,6 +77,7 @@ mod tests {
             credential: Credential::Asserted,
             token: None,
             break_glass,
+            stated: false,
         }
     }
 

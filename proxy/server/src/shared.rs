@@ -11,6 +11,7 @@ use proxy_core::time::Time;
 
 use crate::admit::Waiter;
 use crate::identify::memory::TokenMemory;
+use crate::identify::published::PublishedKeys;
 use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::names::Names;
@@ -39,12 +40,16 @@ pub(crate) struct SeenSignals {
 /// (pool, traffic, connections, streams) of one worker's pools.
 type PoolCount = (&'static str, &'static str, usize, usize);
 
+/// Pools of one worker.
+pub(crate) const POOLS: usize = 8;
+
 /// Shared by all threads.
 pub(crate) struct Shared {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) engine: Arc<Engine<Waiter>>,
     pub(crate) costs: Model,
     pub(crate) tokens: TokenMemory,
+    pub(crate) published_keys: PublishedKeys,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) names: Names,
     pub(crate) signals: SeenSignals,
@@ -54,7 +59,7 @@ pub(crate) struct Shared {
     calm_since: AtomicU64,
     lanes: [LaneState; 2],
     workers: AtomicUsize,
-    pools: Mutex<Vec<(Lane, [PoolCount; 7])>>,
+    pools: Mutex<Vec<(Lane, [PoolCount; POOLS])>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -74,6 +79,7 @@ impl Shared {
             engine,
             costs: Model::new(),
             tokens: TokenMemory::new(TOKENS),
+            published_keys: PublishedKeys::default(),
             metrics,
             names: Names::default(),
             signals: SeenSignals::default(),
@@ -121,12 +127,12 @@ impl Shared {
         self.workers.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn publish_pools(&self, worker: usize, lane: Lane, count: [PoolCount; 7]) {
+    pub(crate) fn publish_pools(&self, worker: usize, lane: Lane, count: [PoolCount; POOLS]) {
         let Ok(mut pools) = self.pools.lock() else {
             return;
         };
         if pools.len() <= worker {
-            pools.resize(worker + 1, (lane, [("", "", 0, 0); 7]));
+            pools.resize(worker + 1, (lane, [("", "", 0, 0); POOLS]));
         }
         if let Some(place) = pools.get_mut(worker) {
             *place = (lane, count);
@@ -138,7 +144,7 @@ impl Shared {
         let Ok(pools) = self.pools.lock() else {
             return Vec::new();
         };
-        let mut sums: Vec<PoolCount> = Vec::with_capacity(7);
+        let mut sums: Vec<PoolCount> = Vec::with_capacity(POOLS);
         for (pool, traffic, connections, streams) in pools.iter().flat_map(|(_, counts)| counts) {
             if pool.is_empty() {
                 continue;

@@ -10,6 +10,7 @@ use proxy_core::classify::{
 };
 use rustls::ServerConfig;
 
+use crate::identify::request_header::RequestHeaderPeers;
 use crate::identify::tls::{self, MaterialError};
 use crate::identify::token::TokenVerifier;
 use crate::identify::verify::ClientAuthority;
@@ -51,6 +52,7 @@ pub(crate) struct Snapshot {
     pub(crate) reserved_tls: Arc<ServerConfig>,
     pub(crate) client_authority: ClientAuthority,
     pub(crate) break_glass_authority: Option<ClientAuthority>,
+    pub(crate) request_header: Option<RequestHeaderPeers>,
     pub(crate) tokens: TokenVerifier,
     pub(crate) endpoint: Endpoint,
     pub(crate) identity_headers: IdentityHeaders,
@@ -89,7 +91,15 @@ impl Snapshot {
             .map(tls::client_authority)
             .transpose()?;
         let (certificate, key) = (&config.tls.certificate, &config.tls.key);
-        let main_tls = tls::server_config(certificate, key, &[&client_authority])?;
+        let others = [
+            ("tls.client_ca", Some(&client_authority)),
+            ("reserved.client_ca", break_glass_authority.as_ref()),
+        ];
+        let request_header = RequestHeaderPeers::load(&config.request_header, &others)?;
+        let main_authorities: Vec<&ClientAuthority> = std::iter::once(&client_authority)
+            .chain(request_header.as_ref().map(RequestHeaderPeers::authority))
+            .collect();
+        let main_tls = tls::server_config(certificate, key, &main_authorities)?;
         let reserved_authorities: Vec<&ClientAuthority> = std::iter::once(&client_authority)
             .chain(&break_glass_authority)
             .collect();
@@ -108,7 +118,7 @@ impl Snapshot {
                 metrics: ClassMetrics::new(metrics, name),
             })
             .collect();
-        let expiries = vec![
+        let mut expiries = vec![
             ("serving", tls::expiry(certificate)?),
             (
                 "front-proxy",
@@ -116,19 +126,26 @@ impl Snapshot {
             ),
             ("client-ca", tls::expiry(&config.tls.client_ca)?),
         ];
+        if let Some(path) = &config.request_header.client_ca {
+            expiries.push(("request-header-ca", tls::expiry(path)?));
+        }
         Ok(Self {
             generation,
             main_tls,
             reserved_tls,
             client_authority,
             break_glass_authority,
+            request_header,
             tokens: TokenVerifier::load(
                 &config.service_accounts.keys,
                 &config.service_accounts.issuers,
             )?,
             endpoint: Endpoint::load(&config.upstream)?,
-            identity_headers: IdentityHeaders::new(&config.upstream.request_headers)
-                .ok_or(SnapshotError::HeaderNames)?,
+            identity_headers: IdentityHeaders::new(
+                &config.upstream.request_headers,
+                &config.request_header,
+            )
+            .ok_or(SnapshotError::HeaderNames)?,
             reserved: ReservedAccess::new(&config.reserved),
             policy,
             settings,
@@ -150,6 +167,7 @@ impl Snapshot {
         ];
         files.extend(config.service_accounts.keys.iter().cloned());
         files.extend(config.reserved.client_ca.clone());
+        files.extend(config.request_header.client_ca.clone());
         files
     }
 
@@ -169,7 +187,7 @@ impl Snapshot {
 }
 
 /// The operator's rules before the built-in ones, over the operator's classes or the built-in ones.
-fn policy(config: &Config) -> Result<Policy, PolicyError> {
+pub(crate) fn policy(config: &Config) -> Result<Policy, PolicyError> {
     let admission = &config.admission;
     let classes = match admission.classes.as_slice() {
         [] => default_classes(),

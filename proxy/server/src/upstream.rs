@@ -25,6 +25,7 @@ use tower::Service;
 use crate::attribute::Traffic;
 use crate::error::UpstreamError;
 use crate::identify::Credential;
+use crate::shared::POOLS;
 use crate::snapshot::Snapshot;
 use body::RequestBody;
 use pool::{Http1Pool, Http2Pool, Lease, Packing, Stream};
@@ -87,6 +88,7 @@ struct Pools {
     asserted: [Rc<Http2Pool>; 3],
     tokens: [Rc<Http2Pool>; 3],
     unverified: Rc<Http1Pool>,
+    nobody: Rc<Http1Pool>,
     generation: Cell<u64>,
 }
 
@@ -95,7 +97,8 @@ impl Upstream {
         Self(Rc::new(Pools {
             asserted: Traffic::ALL.map(|traffic| Http2Pool::new(true, packing(traffic))),
             tokens: Traffic::ALL.map(|traffic| Http2Pool::new(false, packing(traffic))),
-            unverified: Http1Pool::new(MAX_UNVERIFIED),
+            unverified: Http1Pool::new(false, MAX_UNVERIFIED),
+            nobody: Http1Pool::new(true, MAX_UNVERIFIED),
             generation: Cell::new(0),
         }))
     }
@@ -106,15 +109,17 @@ impl Upstream {
             pool.tidy(now);
         }
         self.0.unverified.tidy(now);
+        self.0.nobody.tidy(now);
     }
 
     /// (pool, traffic, connections, streams) of every pool.
-    pub(crate) fn count(&self) -> [(&'static str, &'static str, usize, usize); 7] {
+    pub(crate) fn count(&self) -> [(&'static str, &'static str, usize, usize); POOLS] {
         let http2 = |pool: &Rc<Http2Pool>, name, traffic: Traffic| {
             let (connections, streams) = pool.count();
             (name, traffic.name(), connections, streams)
         };
         let (connections, requests) = self.0.unverified.count();
+        let (own, asserted) = self.0.nobody.count();
         let [a, b, c] = &self.0.asserted;
         let [d, e, f] = &self.0.tokens;
         let [short, bulk, long] = Traffic::ALL;
@@ -126,6 +131,7 @@ impl Upstream {
             http2(e, "tokens", bulk),
             http2(f, "tokens", long),
             ("unverified", "any", connections, requests),
+            ("asserted-nobody", "any", own, asserted),
         ]
     }
 
@@ -138,6 +144,7 @@ impl Upstream {
             pool.retire();
         }
         self.0.unverified.retire();
+        self.0.nobody.retire();
     }
 
     async fn send(self, outbound: Outbound) -> Result<Inbound, UpstreamError> {
@@ -145,7 +152,8 @@ impl Upstream {
         let pools = match outbound.credential {
             Credential::Asserted => &self.0.asserted,
             Credential::Token => &self.0.tokens,
-            Credential::Unverified => return self.send_http1(outbound).await,
+            Credential::AssertedNobody => return send_http1(&self.0.nobody, outbound).await,
+            Credential::Unverified => return send_http1(&self.0.unverified, outbound).await,
         };
         let pool = match outbound.traffic {
             Traffic::Short => &pools[0],
@@ -154,46 +162,46 @@ impl Upstream {
         };
         send_http2(pool, outbound).await
     }
+}
 
-    async fn send_http1(&self, outbound: Outbound) -> Result<Inbound, UpstreamError> {
-        let Outbound {
-            head,
-            body,
-            snapshot,
-            ..
-        } = outbound;
-        let mut request = for_http1(head, body);
-        let mut attempts = 0;
-        loop {
-            let mut lease = self.0.unverified.reserve(&snapshot.endpoint).await?;
-            let Some(sender) = lease.sender() else {
-                return Err(UpstreamError::NoStream);
-            };
-            let copy = repeatable(&request);
-            match sender.try_send_request(request).await {
-                Ok(response) => {
-                    return Ok(Inbound {
-                        response,
-                        way: Way::Connection(lease),
-                    });
-                }
-                Err(mut failure) => {
-                    attempts += 1;
-                    // An idle connection that the server closed under us: nothing was read of the request.
-                    let unsent = failure.take_message();
-                    let error = failure.into_error();
-                    request = match (unsent, copy) {
-                        (Some(request), _) if attempts < RETRIES => request,
-                        (None, Some(copy))
-                            if attempts < RETRIES
-                                && copy.method().is_safe()
-                                && error.is_incomplete_message() =>
-                        {
-                            copy
-                        }
-                        _ => return Err(UpstreamError::Send(error)),
-                    };
-                }
+async fn send_http1(pool: &Rc<Http1Pool>, outbound: Outbound) -> Result<Inbound, UpstreamError> {
+    let Outbound {
+        head,
+        body,
+        snapshot,
+        ..
+    } = outbound;
+    let mut request = for_http1(head, body);
+    let mut attempts = 0;
+    loop {
+        let mut lease = pool.reserve(&snapshot.endpoint).await?;
+        let Some(sender) = lease.sender() else {
+            return Err(UpstreamError::NoStream);
+        };
+        let copy = repeatable(&request);
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                return Ok(Inbound {
+                    response,
+                    way: Way::Connection(lease),
+                });
+            }
+            Err(mut failure) => {
+                attempts += 1;
+                // An idle connection that the server closed under us: nothing was read of the request.
+                let unsent = failure.take_message();
+                let error = failure.into_error();
+                request = match (unsent, copy) {
+                    (Some(request), _) if attempts < RETRIES => request,
+                    (None, Some(copy))
+                        if attempts < RETRIES
+                            && copy.method().is_safe()
+                            && error.is_incomplete_message() =>
+                    {
+                        copy
+                    }
+                    _ => return Err(UpstreamError::Send(error)),
+                };
             }
         }
     }

@@ -101,8 +101,43 @@ async fn a_certificate_without_a_name_is_nobody() {
         groups: &["system:masters"],
         ..Leaf::default()
     });
-    assert_eq!(status_with(&world, &pair, get(POD, "echo")).await, 200);
-    assert_eq!(world.upstream.last().pool(), "unverified");
+    // Not the anonymous: to the server's request-header authenticator it is a bad certificate.
+    assert_eq!(status_with(&world, &pair, get(POD, "echo")).await, 401);
+    assert_eq!(world.upstream.seen().len(), 0);
+    let token = token::rs256(&token::claims("default", "web"));
+    assert_eq!(status_with(&world, &pair, pod(&token)).await, 200);
+}
+
+/// The server breaks off HTTP/2 connections on which anybody is anonymous, however that was authenticated.
+#[tokio::test]
+async fn a_certificate_of_nobody_goes_over_connections_the_server_may_close() {
+    let world = World::new();
+    let anonymous = world.pki.user("system:anonymous", &[]);
+    let unauthenticated = world.pki.user("jane", &["system:unauthenticated"]);
+    for pair in [anonymous, unauthenticated] {
+        assert_eq!(status_with(&world, &pair, get(POD, "echo")).await, 200);
+        let seen = world.upstream.last();
+        assert_eq!((seen.pool(), seen.http2), ("asserted", false));
+    }
+}
+
+/// The server looks for one in requests for a WebSocket only, and breaks off HTTP/2 connections of the anonymous.
+#[tokio::test]
+async fn a_token_among_sub_protocols_counts_only_with_a_websocket() {
+    let world = World::new();
+    let token = token::rs256(&token::claims("default", "web"));
+    let protocols = format!(
+        "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.{}",
+        base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, &token)
+    );
+    let request = || with(get(POD, "echo"), "sec-websocket-protocol", &protocols);
+    assert_eq!(pool(&world, request()).await, "unverified");
+    let pair = world.pki.ca.issue(&Leaf {
+        user: "jane",
+        expired: true,
+        ..Leaf::default()
+    });
+    assert_eq!(status_with(&world, &pair, request()).await, 401);
 }
 
 #[tokio::test]
@@ -317,24 +352,27 @@ async fn an_answer_that_says_nothing_about_the_token_makes_nobody_trusted() {
 }
 
 #[tokio::test]
-async fn a_websocket_protocol_may_carry_the_token() {
+async fn a_websockets_protocol_may_carry_the_token() {
     use base64::Engine as _;
     let world = World::new();
     let token = token::rs256(&token::claims("default", "web"));
     let encoded = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&token);
     let protocols = format!("v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.{encoded}");
-    assert_eq!(
-        pool(
-            &world,
-            with(get(POD, "echo"), "sec-websocket-protocol", &protocols)
-        )
-        .await,
-        "tokens"
-    );
-    assert_eq!(
-        world.upstream.last().value("sec-websocket-protocol"),
-        Some(&*protocols)
-    );
+    for (protocols, unattributed) in [(&*protocols, 0.0), ("v5.channel.k8s.io", 1.0)] {
+        let request = with(get(support::EXEC, "status 403"), "connection", "Upgrade");
+        let request = with(request, "upgrade", "websocket");
+        let request = with(request, "sec-websocket-protocol", protocols);
+        let mut client = Client::http1(world.proxy.main(), &world.pki.tls()).await;
+        assert_eq!(client.call(request).await.status, 403);
+        let seen = world.upstream.last();
+        assert_eq!(seen.value("sec-websocket-protocol"), Some(protocols));
+        let of_class = [("class", "unattributed")];
+        let page = world.proxy.until("counted", |page| {
+            page.sum("spillway_requests_total", &[]) >= 1.0 + unattributed
+        });
+        let page = page.await;
+        assert_eq!(page.sum("spillway_requests_total", &of_class), unattributed);
+    }
 }
 
 #[tokio::test]

@@ -19,9 +19,23 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
+    /// One whose certificate and key are at hand.
+    pub(crate) fn from_files(ca_pem: &str, key_pem: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            issuer: Issuer::from_ca_cert_pem(ca_pem, KeyPair::from_pem(key_pem)?)?,
+            ca_pem: ca_pem.to_owned(),
+        })
+    }
+
     /// One that nobody knows yet.
     pub(crate) fn new(name: &str) -> anyhow::Result<Self> {
+        Self::ending(name, SystemTime::now() + HOUR)
+    }
+
+    /// One that nobody knows yet, until a date.
+    pub(crate) fn ending(name: &str, end: SystemTime) -> anyhow::Result<Self> {
         let mut params = params(name, HOUR);
+        params.not_after = end.into();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages.push(KeyUsagePurpose::KeyCertSign);
         let key = KeyPair::generate()?;
@@ -49,7 +63,19 @@ impl Authority {
         self.sign(&params)
     }
 
-    fn sign(&self, params: &CertificateParams) -> anyhow::Result<Credentials> {
+    /// Another authority below this one.
+    pub(crate) fn intermediate(&self, name: &str) -> anyhow::Result<Self> {
+        let mut params = params(name, HOUR);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages.push(KeyUsagePurpose::KeyCertSign);
+        let key = KeyPair::generate()?;
+        let ca_pem = params.signed_by(&key, &self.issuer)?.pem();
+        let issuer = Issuer::from_ca_cert_pem(&ca_pem, key)?;
+        Ok(Self { ca_pem, issuer })
+    }
+
+    /// A certificate with these contents.
+    pub(crate) fn sign(&self, params: &CertificateParams) -> anyhow::Result<Credentials> {
         let key = KeyPair::generate()?;
         Ok(Credentials {
             cert_pem: params.signed_by(&key, &self.issuer)?.pem(),
@@ -60,13 +86,12 @@ impl Authority {
 
 /// The cluster's own authority.
 pub(crate) fn cluster_authority(plane: &ControlPlane) -> anyhow::Result<Authority> {
-    let ca_pem = plane.ca_pem()?;
     let key = std::fs::read_to_string(plane.pki_dir().join("ca.key"))?;
-    let issuer = Issuer::from_ca_cert_pem(&ca_pem, KeyPair::from_pem(&key)?)?;
-    Ok(Authority { ca_pem, issuer })
+    Authority::from_files(&plane.ca_pem()?, &key)
 }
 
-fn params(name: &str, validity: Duration) -> CertificateParams {
+/// The contents of a certificate that is valid from a minute ago.
+pub(crate) fn params(name: &str, validity: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);

@@ -43,7 +43,7 @@ pub struct Match {
     /// entry demands that it is a service account at all.
     pub service_accounts: Vec<String>,
     /// How the identity became known: `certificate`, `service-account`,
-    /// `learned`, `anonymous`, `unattributed`.
+    /// `learned`, `request-header`, `anonymous`, `unattributed`.
     pub sources: Vec<String>,
     /// Whether it is a node (`system:node:NAME` in `system:nodes`).
     pub node: Option<bool>,

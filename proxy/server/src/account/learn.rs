@@ -20,7 +20,7 @@ use tracing::debug;
 use crate::accept::worker::Worker;
 use crate::attribute::Traffic;
 use crate::clock;
-use crate::identify::{Credential, Identified};
+use crate::identify::{Credential, Identified, bearer};
 use crate::snapshot::Snapshot;
 use crate::upstream::Outbound;
 use crate::upstream::body::RequestBody;
@@ -41,7 +41,9 @@ pub(crate) struct Reviews(Cell<u32>);
 /// The `Authorization` header of a request whose token we could not verify; kept until its answer is there.
 pub(crate) fn token_to_learn(identified: &Identified, headers: &HeaderMap) -> Option<HeaderValue> {
     let verified_here = identified.identity.source() == Source::ServiceAccountToken;
-    (identified.token.is_some() && !verified_here)
+    // With a second token the server may have meant that one.
+    let only_one = bearer::of_websocket(headers).is_none();
+    (identified.token.is_some() && !verified_here && only_one)
         .then(|| headers.get(AUTHORIZATION).cloned())
         .flatten()
 }
@@ -170,7 +172,8 @@ struct UserInfo {
     extra: std::collections::BTreeMap<Box<str>, Vec<Box<str>>>,
 }
 
-fn identity(body: &[u8]) -> Option<Identity> {
+/// Who a review says it is; `None` when it says nobody.
+pub(crate) fn identity(body: &[u8]) -> Option<Identity> {
     let UserInfo {
         username,
         uid,
@@ -201,6 +204,29 @@ mod tests {
         assert_eq!(identity.source(), Source::Learned);
         assert!(identity.in_group("dev"));
         assert_eq!(identity.extra().len(), 2);
+    }
+
+    /// Else a bad token beside a good one would be taken for one that works.
+    #[test]
+    fn an_answer_to_two_tokens_says_nothing_about_either() {
+        let identified = Identified {
+            identity: Arc::new(Identity::unattributed()),
+            credential: Credential::Unverified,
+            token: Some(crate::identify::memory::Digest::of(b"t")),
+            break_glass: false,
+            stated: false,
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer t"));
+        assert!(token_to_learn(&identified, &headers).is_some());
+        headers.insert("connection", HeaderValue::from_static("Upgrade"));
+        headers.insert("upgrade", HeaderValue::from_static("websocket"));
+        let protocols = "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.dG9rZW4";
+        headers.insert(
+            "sec-websocket-protocol",
+            HeaderValue::from_static(protocols),
+        );
+        assert!(token_to_learn(&identified, &headers).is_none());
     }
 
     #[test]

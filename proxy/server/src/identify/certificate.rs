@@ -7,7 +7,9 @@
 use std::fmt::Write as _;
 
 use proxy_core::identity::Identity;
-use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
+use x509_parser::asn1_rs::{Any, Tag};
+use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME};
+use x509_parser::prelude::{ASN1Time, FromDer, Validity, X509Certificate, X509Name};
 
 /// The subject attribute that carries a user's UID (AllowParsingUserUIDFromCertAuth).
 const UID_ATTRIBUTE: &str = "1.3.6.1.4.1.57683.2";
@@ -18,6 +20,8 @@ const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 /// What a certificate says, and for how long.
 #[derive(Debug)]
 pub(crate) struct CertificateIdentity {
+    /// The common name; empty when there is none.
+    pub(crate) common_name: Box<str>,
     /// `None` when the common name is empty: kube-apiserver has "no opinion" on such a certificate.
     pub(crate) identity: Option<Identity>,
     /// Unix seconds; the certificate says nothing before.
@@ -30,52 +34,113 @@ pub(crate) struct CertificateIdentity {
 /// server treats as a failed authentication.
 pub(crate) fn read(der: &[u8]) -> Option<CertificateIdentity> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    let subject = certificate.subject();
-    let validity = certificate.validity();
-    let uid = uid(subject)?;
-    let identity = common_name(subject).map(|user| {
-        let groups = subject
-            .iter_organization()
-            .filter_map(|o| o.as_str().ok())
-            .map(Into::into)
-            .collect();
-        Identity::certificate(
-            user,
-            groups,
-            uid,
-            vec![(CREDENTIAL_ID.into(), credential_id(der).into())],
-        )
-    });
+    let subject = Subject::of(certificate.subject())?;
+    let (not_before, not_after) = seconds(certificate.validity());
+    let identity = match &*subject.common_name {
+        "" => None,
+        user => {
+            let extra = vec![(CREDENTIAL_ID.into(), credential_id(der).into())];
+            let uid = one_uid(subject.uids)?;
+            Some(Identity::certificate(
+                user,
+                subject.organisations,
+                uid,
+                extra,
+            ))
+        }
+    };
     Some(CertificateIdentity {
+        common_name: subject.common_name,
         identity,
-        not_before: u64::try_from(validity.not_before.timestamp()).unwrap_or(0),
-        not_after: u64::try_from(validity.not_after.timestamp()).unwrap_or(0),
+        not_before,
+        not_after,
     })
 }
 
-/// Go keeps the last common name of a subject that has several.
-fn common_name<'a>(subject: &'a X509Name<'a>) -> Option<&'a str> {
-    subject
-        .iter_common_name()
-        .last()
-        .and_then(|cn| cn.as_str().ok())
-        .filter(|cn| !cn.is_empty())
+/// From and until when `der` is valid, in Unix seconds. `None` when it cannot be parsed.
+pub(crate) fn dates(der: &[u8]) -> Option<(u64, u64)> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some(seconds(certificate.validity()))
+}
+
+fn seconds(validity: &Validity) -> (u64, u64) {
+    let seconds = |time: ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
+    (seconds(validity.not_before), seconds(validity.not_after))
+}
+
+/// What of a subject becomes an identity.
+#[derive(Default)]
+struct Subject {
+    common_name: Box<str>,
+    organisations: Vec<Box<str>>,
+    uids: Vec<Box<str>>,
+}
+
+impl Subject {
+    /// `None` when an attribute holds no text: Go refuses to parse such a certificate at all.
+    fn of(name: &X509Name<'_>) -> Option<Self> {
+        let mut subject = Self::default();
+        for attribute in name.iter_attributes() {
+            let text = text(attribute.attr_value())?;
+            let kind = attribute.attr_type();
+            if *kind == OID_X509_COMMON_NAME {
+                // Go keeps the last of several.
+                subject.common_name = text;
+            } else if *kind == OID_X509_ORGANIZATION_NAME {
+                subject.organisations.push(text);
+            } else if kind.to_id_string() == UID_ATTRIBUTE {
+                subject.uids.push(text);
+            }
+        }
+        Some(subject)
+    }
 }
 
 /// `Some(None)`: no UID attribute. `None`: several, or an empty one, which is an error at the server.
 #[allow(clippy::option_option)]
-fn uid(subject: &X509Name<'_>) -> Option<Option<Box<str>>> {
-    let mut found = None;
-    for attribute in subject.iter_attributes() {
-        if attribute.attr_type().to_id_string() != UID_ATTRIBUTE {
-            continue;
+fn one_uid(uids: Vec<Box<str>>) -> Option<Option<Box<str>>> {
+    let mut uids = uids.into_iter();
+    let uid = uids.next();
+    let sound = uids.next().is_none() && uid.as_ref().is_none_or(|uid| !uid.is_empty());
+    sound.then_some(uid)
+}
+
+/// A text of any of ASN.1's kinds, as `parseASN1String` of Go's `crypto/x509` reads it.
+fn text(value: &Any<'_>) -> Option<Box<str>> {
+    let utf8 = |sound: fn(&u8) -> bool| {
+        let all = value.data.iter().all(sound);
+        let text = std::str::from_utf8(value.data).ok();
+        text.filter(|_| all).map(Into::into)
+    };
+    match value.tag() {
+        Tag::Utf8String => utf8(|_| true),
+        Tag::Ia5String => utf8(u8::is_ascii),
+        Tag::NumericString => utf8(|byte| byte.is_ascii_digit() || *byte == b' '),
+        Tag::PrintableString => {
+            utf8(|byte| byte.is_ascii_alphanumeric() || b"'()+,-./ :=?*&".contains(byte))
         }
-        let value = attribute.as_str().ok().filter(|value| !value.is_empty())?;
-        if found.replace(value.into()).is_some() {
-            return None;
+        Tag::TeletexString => {
+            let latin1: String = value.data.iter().map(|byte| char::from(*byte)).collect();
+            Some(latin1.into())
         }
+        Tag::BmpString => ucs2(value.data),
+        _ => None,
     }
-    Some(found)
+}
+
+fn ucs2(data: &[u8]) -> Option<Box<str>> {
+    let (points, []) = data.as_chunks::<2>() else {
+        return None;
+    };
+    let points = points.strip_suffix(&[[0, 0]]).unwrap_or(points);
+    let text: Option<String> = points
+        .iter()
+        .map(|point| match u16::from_be_bytes(*point) {
+            0xfffe | 0xffff | 0xfdd0..=0xfdef => None,
+            point => char::from_u32(point.into()),
+        })
+        .collect();
+    text.map(Into::into)
 }
 
 fn credential_id(der: &[u8]) -> String {
@@ -149,6 +214,56 @@ mod tests {
         );
         let der = certificate(&[(DnType::CommonName, "jane"), (oid, "")]);
         assert!(read(&der).is_none());
+    }
+
+    #[test]
+    fn several_uids_are_refused_but_not_of_one_without_a_name() {
+        let uid = || DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2]);
+        let nameless = certificate(&[(uid(), "")]);
+        let read = read(&nameless).expect("the name is asked first, as by the server");
+        assert!(read.identity.is_none());
+        assert!(one_uid(vec!["a".into(), "b".into()]).is_none());
+        assert_eq!(one_uid(vec!["a".into()]), Some(Some("a".into())));
+        assert_eq!(one_uid(Vec::new()), Some(None));
+    }
+
+    #[test]
+    fn an_empty_organisation_is_a_group_as_it_is_for_the_server() {
+        let der = certificate(&[(DnType::CommonName, "jane"), (DnType::OrganizationName, "")]);
+        let identity = read(&der).expect("parsed").identity.expect("identity");
+        assert_eq!(identity.groups(), ["".into()]);
+    }
+
+    #[test]
+    fn texts_are_read_as_go_reads_them() {
+        let read = |tag, data: &[u8]| {
+            let value = Any::from_tag_and_data(tag, data);
+            text(&value).map(String::from)
+        };
+        let good: [(Tag, &[u8], &str); 6] = [
+            (Tag::Utf8String, "größe".as_bytes(), "größe"),
+            (Tag::PrintableString, b"system:masters", "system:masters"),
+            (Tag::Ia5String, b"jane@example.org", "jane@example.org"),
+            (Tag::TeletexString, b"gr\xf6\xdfe", "größe"),
+            (Tag::BmpString, b"\0j\x20\xac\0\0", "j€"),
+            (Tag::NumericString, b"1 2", "1 2"),
+        ];
+        for (tag, data, expected) in good {
+            assert_eq!(read(tag, data).as_deref(), Some(expected), "{tag}");
+        }
+        let bad: [(Tag, &[u8]); 8] = [
+            (Tag::Utf8String, b"\xff"),
+            (Tag::PrintableString, b"jane@example.org"),
+            (Tag::Ia5String, b"gr\xf6"),
+            (Tag::BmpString, b"\0j\0"),
+            (Tag::BmpString, b"\xd8\0\xdc\0"),
+            (Tag::BmpString, b"\xff\xff"),
+            (Tag::NumericString, b"1a"),
+            (Tag::BitString, b"\0a"),
+        ];
+        for (tag, data) in bad {
+            assert_eq!(read(tag, data), None, "{tag} {data:?}");
+        }
     }
 
     #[test]

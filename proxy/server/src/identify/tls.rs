@@ -94,8 +94,9 @@ pub(crate) fn roots(path: &Path) -> Result<Arc<RootCertStore>, MaterialError> {
 
 /// The authorities of a PEM bundle as judges of client certificates.
 pub(crate) fn client_authority(path: &Path) -> Result<ClientAuthority, MaterialError> {
-    ClientAuthority::new(roots(path)?, provider())
-        .map_err(|problem| MaterialError::unusable(path, problem))
+    ClientAuthority::new(&certificates(path)?, &provider()).map_err(|problem| {
+        MaterialError::unusable(path, format!("holds an unusable authority: {problem}"))
+    })
 }
 
 /// The server side of a lane: the apiserver's own certificate, h2 and HTTP/1.1, TLS 1.2 and 1.3, client certificates

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use config::RequestHeaders;
+use config::{RequestHeader, RequestHeaders};
 use http::header::{
     self, AUTHORIZATION, CONNECTION, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
@@ -28,11 +28,21 @@ pub(crate) struct IdentityHeaders {
     group: HeaderName,
     uid: Option<HeaderName>,
     extra_prefix: String,
+    /// In which clients that may state identities do so, in lower case; prefixes among them.
+    stated_in: Vec<String>,
+    stated_prefixes: Vec<String>,
 }
 
 impl IdentityHeaders {
-    /// `None` if a configured name is not a header name (the configuration's own check refuses such names).
-    pub(crate) fn new(names: &RequestHeaders) -> Option<Self> {
+    /// `names` towards the server; `stated` by those in front of us. `None` if a configured name is not a header name
+    /// (the configuration's own check refuses such names).
+    pub(crate) fn new(names: &RequestHeaders, stated: &RequestHeader) -> Option<Self> {
+        let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect();
+        let stated_in = [
+            &stated.user_headers,
+            &stated.group_headers,
+            &stated.uid_headers,
+        ];
         let name = |text: &str| HeaderName::from_bytes(text.as_bytes()).ok();
         Some(Self {
             user: name(&names.user)?,
@@ -42,6 +52,11 @@ impl IdentityHeaders {
                 None => None,
             },
             extra_prefix: names.extra_prefix.to_ascii_lowercase(),
+            stated_in: stated_in
+                .into_iter()
+                .flat_map(|names| -> Vec<String> { lower(names) })
+                .collect(),
+            stated_prefixes: lower(&stated.extra_prefixes),
         })
     }
 
@@ -68,22 +83,29 @@ impl IdentityHeaders {
         Some(headers)
     }
 
-    fn claims_identity(&self, name: &str) -> bool {
+    /// Whether a header of that name could tell the server, or us, who somebody is.
+    pub(crate) fn claims_identity(&self, name: &str) -> bool {
         starts_with_name(name.as_bytes(), "x-remote-")
             || starts_with_name(name.as_bytes(), &self.extra_prefix)
+            || (self.stated_prefixes.iter()).any(|prefix| starts_with_name(name.as_bytes(), prefix))
             || [Some(&self.user), Some(&self.group), self.uid.as_ref()]
                 .into_iter()
                 .flatten()
-                .any(|own| {
-                    name.len() == own.as_str().len()
-                        && starts_with_name(name.as_bytes(), own.as_str())
-                })
+                .map(HeaderName::as_str)
+                .chain(self.stated_in.iter().map(String::as_str))
+                .any(|own| name.len() == own.len() && starts_with_name(name.as_bytes(), own))
     }
 }
 
 /// Takes off everything that is for this hop only or that claims an identity. An upgrade keeps `Connection: upgrade` and
-/// its `Upgrade` header.
-pub(crate) fn take_off(headers: &mut HeaderMap, identity: &IdentityHeaders, upgrade: bool) {
+/// its `Upgrade` header. One that may state identities (`peer`) is believed also where the request came from, and that it
+/// was passed on before.
+pub(crate) fn take_off(
+    headers: &mut HeaderMap,
+    identity: &IdentityHeaders,
+    upgrade: bool,
+    peer: bool,
+) {
     let mut doomed: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(CONNECTION) {
         for option in value.as_bytes().split(|byte| *byte == b',') {
@@ -111,12 +133,14 @@ pub(crate) fn take_off(headers: &mut HeaderMap, identity: &IdentityHeaders, upgr
         PROXY_AUTHORIZATION,
         TRAILER,
         TRANSFER_ENCODING,
-        X_FORWARDED_FOR,
         X_REAL_IP,
         header::FORWARDED,
-        PEER_PROXIED,
     ] {
         headers.remove(name);
+    }
+    if !peer {
+        headers.remove(X_FORWARDED_FOR);
+        headers.remove(PEER_PROXIED);
     }
     let mut te = headers.get_all(TE).iter();
     if te.next().is_some_and(|te| te != "trailers") || te.next().is_some() {
@@ -129,13 +153,18 @@ pub(crate) fn take_off(headers: &mut HeaderMap, identity: &IdentityHeaders, upgr
     }
 }
 
-/// Puts on the client's true address and, for an asserted identity, the assertion in place of any token.
+/// Puts on the client's true address, behind those a believed one named, and, for an asserted identity, the assertion in place of any token.
 pub(crate) fn put_on(
     headers: &mut HeaderMap,
     address: IpAddr,
     assertion: Option<Vec<(HeaderName, HeaderValue)>>,
 ) {
     let mut text = String::with_capacity(40);
+    for before in headers.get_all(X_FORWARDED_FOR) {
+        if let Ok(before) = before.to_str() {
+            let _ = write!(text, "{before}, ");
+        }
+    }
     let _ = write!(text, "{}", address.to_canonical());
     if let Ok(value) = HeaderValue::try_from(text) {
         headers.insert(X_FORWARDED_FOR, value);
@@ -162,11 +191,12 @@ pub(crate) fn take_off_answer(headers: &mut HeaderMap) {
 }
 
 /// Escapes an extra's key as client-go's `headerKeyEscape` does: every byte that is not an HTTP token character, and
-/// `%`, becomes %XX.
+/// `%`, becomes %XX. Capital letters too: a header's name would lose them.
 fn escape(key: &str) -> String {
     let mut escaped = String::with_capacity(key.len() + 8);
     for byte in key.bytes() {
-        let token = byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte);
+        let token =
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$&'*+-.^_`|~".contains(&byte);
         if token {
             escaped.push(char::from(byte));
         } else {
@@ -181,7 +211,7 @@ mod tests {
     use super::*;
 
     fn identity_headers() -> IdentityHeaders {
-        IdentityHeaders::new(&RequestHeaders::default()).expect("names")
+        IdentityHeaders::new(&RequestHeaders::default(), &RequestHeader::default()).expect("names")
     }
 
     fn map(headers: &[(&str, &str)]) -> HeaderMap {
@@ -205,7 +235,7 @@ mod tests {
             ("x-remote_uid", "0"),
             ("accept", "application/json"),
         ]);
-        take_off(&mut headers, &identity_headers(), false);
+        take_off(&mut headers, &identity_headers(), false, false);
         assert_eq!(headers, map(&[("accept", "application/json")]));
     }
 
@@ -223,7 +253,8 @@ mod tests {
         ]);
         take_off(
             &mut headers,
-            &IdentityHeaders::new(&names).expect("names"),
+            &IdentityHeaders::new(&names, &RequestHeader::default()).expect("names"),
+            false,
             false,
         );
         assert_eq!(headers, map(&[("x-who-else", "kept")]));
@@ -237,14 +268,14 @@ mod tests {
             ("keep-alive", "5"),
             ("x-stay", "1"),
         ]);
-        take_off(&mut headers, &identity_headers(), false);
+        take_off(&mut headers, &identity_headers(), false, false);
         assert_eq!(headers, map(&[("x-stay", "1")]));
     }
 
     #[test]
     fn an_upgrade_keeps_its_upgrade_header() {
         let mut headers = map(&[("connection", "Upgrade"), ("upgrade", "SPDY/3.1")]);
-        take_off(&mut headers, &identity_headers(), true);
+        take_off(&mut headers, &identity_headers(), true, false);
         assert_eq!(
             headers,
             map(&[("connection", "upgrade"), ("upgrade", "SPDY/3.1")])
@@ -279,7 +310,7 @@ mod tests {
             )],
         );
         let names = identity_headers();
-        take_off(&mut headers, &names, false);
+        take_off(&mut headers, &names, false, false);
         put_on(
             &mut headers,
             "10.1.2.3".parse().expect("address"),

@@ -221,6 +221,8 @@ impl Drop for Dialing<'_> {
 /// (UnauthenticatedHTTP2DOSMitigation); HTTP/1.1 is left alone, so strangers cost nobody a connection.
 #[derive(Debug)]
 pub(crate) struct Http1Pool {
+    /// With the front-proxy certificate.
+    asserted: bool,
     idle: RefCell<Vec<(Http1Sender, Time)>>,
     open: Cell<u32>,
     max_open: u32,
@@ -237,8 +239,9 @@ pub(crate) struct Lease {
 const MAX_IDLE: usize = 16;
 
 impl Http1Pool {
-    pub(crate) fn new(max_open: u32) -> Rc<Self> {
+    pub(crate) fn new(asserted: bool, max_open: u32) -> Rc<Self> {
         Rc::new(Self {
+            asserted,
             idle: RefCell::default(),
             open: Cell::new(0),
             max_open,
@@ -269,7 +272,7 @@ impl Http1Pool {
             pool: Rc::clone(self),
         };
         self.open.set(self.open.get() + 1);
-        lease.sender = Some(endpoint.http1(false).await?);
+        lease.sender = Some(endpoint.http1(self.asserted).await?);
         Ok(lease)
     }
 

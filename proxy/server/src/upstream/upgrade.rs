@@ -11,7 +11,6 @@ use hyper_util::rt::TokioIo;
 
 use super::{Outbound, for_http1};
 use crate::error::UpstreamError;
-use crate::identify::Credential;
 
 /// Buffer of a tunnel, in bytes, each way.
 const BUFFER: usize = 16 * 1024;
@@ -56,10 +55,7 @@ pub(crate) async fn send(outbound: Outbound, client: OnUpgrade) -> Result<Answer
         snapshot,
         ..
     } = outbound;
-    let mut sender = snapshot
-        .endpoint
-        .http1(credential == Credential::Asserted)
-        .await?;
+    let mut sender = snapshot.endpoint.http1(credential.is_asserted()).await?;
     let mut response = sender
         .send_request(for_http1(head, body))
         .await

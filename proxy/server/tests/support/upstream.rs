@@ -42,6 +42,9 @@ pub struct Settings {
 pub struct State {
     seen: Mutex<Vec<Seen>>,
     reviews: Mutex<Vec<Seen>>,
+    /// What it publishes of its service-account keys, and who asked.
+    published: Mutex<Option<String>>,
+    fetches: Mutex<Vec<Seen>>,
     reviewed_as: Option<&'static str>,
     connections: AtomicUsize,
     /// Requests under way, their answers' bodies included.
@@ -85,6 +88,8 @@ impl Upstream {
         let state = Arc::new(State {
             seen: Mutex::default(),
             reviews: Mutex::default(),
+            published: Mutex::default(),
+            fetches: Mutex::default(),
             reviewed_as: settings.reviewed_as,
             connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
@@ -138,6 +143,16 @@ impl Upstream {
     /// The proxy's own questions about tokens.
     pub fn reviews(&self) -> Vec<Seen> {
         self.state.reviews.lock().expect("no panic").clone()
+    }
+
+    /// Publishes a JSON Web Key Set from now on.
+    pub fn publish(&self, keys: impl Into<String>) {
+        *self.state.published.lock().expect("no panic") = Some(keys.into());
+    }
+
+    /// The proxy's own questions for that key set.
+    pub fn fetches(&self) -> Vec<Seen> {
+        self.state.fetches.lock().expect("no panic").clone()
     }
 
     /// What arrived last.

@@ -65,6 +65,11 @@ pub(super) async fn answer(
         state.reviews.lock().expect("no panic").push(seen);
         return Ok(reviewed(state.reviewed_as));
     }
+    if seen.path == "/openid/v1/jwks" {
+        let keys = state.published.lock().expect("no panic").clone();
+        state.fetches.lock().expect("no panic").push(seen);
+        return Ok(keys.map_or_else(|| text(404, "none"), |keys| text(200, keys)));
+    }
     state.seen.lock().expect("no panic").push(seen.clone());
     let open = Open::count(&state);
     let script = script.unwrap_or_default();
