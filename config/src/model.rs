@@ -127,6 +127,26 @@ pub struct Listen {
     /// Default 256.
     #[schemars(range(min = 1, max = 65536))]
     pub max_handshakes: u32,
+    /// `listen.max_tunnels`: exec, attach and port-forward sessions of the main lane, 1..=100000.
+    ///
+    /// Default 1000. The reserved lane's are bounded by its connections.
+    #[schemars(range(min = 1, max = 100000))]
+    pub max_tunnels: u32,
+    /// `listen.tunnel_idle`: a session on which nothing moved for so long is closed, 1m..=24h.
+    ///
+    /// Default 4h, the kubelet's own bound.
+    #[serde(serialize_with = "serialize_duration")]
+    #[schemars(with = "DurationText")]
+    pub tunnel_idle: Duration,
+    /// `listen.grace`: how long what is open may take to end when the process stops, 1s..=10m.
+    ///
+    /// Default 10s. Whoever stops the process must wait longer before killing it.
+    #[serde(serialize_with = "serialize_duration")]
+    #[schemars(with = "DurationText")]
+    pub grace: Duration,
+    /// `listen.handover`: the unix socket through which a starting process takes over the
+    /// listening sockets of the running one. Default none: not offered, not tried.
+    pub handover: Option<PathBuf>,
 }
 
 impl Default for Listen {
@@ -138,6 +158,10 @@ impl Default for Listen {
             workers: 0,
             max_connections: 20_000,
             max_handshakes: 256,
+            max_tunnels: 1000,
+            tunnel_idle: Duration::from_secs(4 * 3600),
+            grace: Duration::from_secs(10),
+            handover: None,
         }
     }
 }

@@ -57,6 +57,10 @@ section!(Listen {
     workers: Scalar,
     max_connections: Scalar,
     max_handshakes: Scalar,
+    max_tunnels: Scalar,
+    tunnel_idle: Scalar,
+    grace: Scalar,
+    handover: Scalar,
 });
 
 section!(Tls {

@@ -75,6 +75,28 @@ impl Values<'_, '_> {
                 default.max_handshakes,
                 1..=65_536,
             ),
+            max_tunnels: self.number(
+                "listen.max_tunnels",
+                raw.max_tunnels.as_ref(),
+                default.max_tunnels,
+                1..=100_000,
+            ),
+            tunnel_idle: self.duration(
+                "listen.tunnel_idle",
+                raw.tunnel_idle.as_ref(),
+                default.tunnel_idle,
+                Duration::from_secs(60)..=Duration::from_secs(24 * 3600),
+            ),
+            grace: self.duration(
+                "listen.grace",
+                raw.grace.as_ref(),
+                default.grace,
+                Duration::from_secs(1)..=Duration::from_secs(600),
+            ),
+            handover: raw
+                .handover
+                .as_ref()
+                .map(|path| self.path("listen.handover", Some(path), PathBuf::new())),
         }
     }
 

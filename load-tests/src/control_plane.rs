@@ -43,7 +43,7 @@ mod seed;
 mod subject;
 
 pub use accounts::{BoundPod, Subject, TokenOptions};
-pub use availability::{Availability, go_program};
+pub use availability::{Availability, go_program, go_program_in};
 pub use client::{Answer, ApiClient, Auth, ClientOptions, Protocol};
 pub use error::Error;
 pub use kubeconfig::{Kubeconfig, write_kubeconfig};

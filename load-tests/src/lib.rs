@@ -7,3 +7,4 @@ pub mod demo;
 pub mod generate;
 pub mod record;
 pub mod report;
+pub mod watches;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use load_tests::control_plane::{ControlPlane, Options, Who};
-use load_tests::{apiserver, demo};
+use load_tests::{apiserver, demo, watches};
 
 #[derive(Debug, Parser)]
 #[command(name = "load-tests", version, about)]
@@ -22,6 +22,7 @@ struct Cli {
 enum Command {
     Demo(demo::Options),
     Apiserver(apiserver::Cli),
+    Watches(watches::Options),
     /// Runs a real control plane until standard input ends or Ctrl-C.
     ControlPlane {
         /// Directory for its data, certificates and kubeconfigs; a temporary
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
                 .init();
             apiserver::run(cli).map(|()| ExitCode::SUCCESS)
         }
+        Command::Watches(options) => watches::run(&options).map(|()| ExitCode::SUCCESS),
         Command::ControlPlane { dir } => control_plane(dir).map(|()| ExitCode::SUCCESS),
         Command::Spillway { arguments } => {
             let program = OsString::from("spillway");

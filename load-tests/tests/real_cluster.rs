@@ -11,6 +11,8 @@ mod support;
 mod certificates;
 #[path = "real/identity.rs"]
 mod identity;
+#[path = "real/informers.rs"]
+mod informers;
 #[path = "real/issuers.rs"]
 mod issuers;
 #[path = "real/kubectl.rs"]
@@ -25,6 +27,8 @@ mod request_header;
 mod reserved_lane;
 #[path = "real/shedding.rs"]
 mod shedding;
+#[path = "real/slow_readers.rs"]
+mod slow_readers;
 #[path = "real/spoofing.rs"]
 mod spoofing;
 #[path = "real/upgrade.rs"]

@@ -51,7 +51,7 @@ impl Availability {
 pub(super) fn prepare(availability: Availability) -> Result<Backend, Error> {
     match availability {
         Availability::Assets(dir) => Ok(Backend::Assets(dir)),
-        Availability::Go => Ok(Backend::Program(program::built(&program_dir())?)),
+        Availability::Go => Ok(Backend::Program(program::built(&program_dir(), PROGRAM)?)),
         Availability::Absent(reason) => Err(Error::Absent { reason }),
     }
 }
@@ -62,9 +62,17 @@ pub(super) fn prepare(availability: Availability) -> Result<Backend, Error> {
 /// # Errors
 /// [`Error::Absent`] without `go`; [`Error::Build`] when the build fails.
 pub fn go_program() -> Result<PathBuf, Error> {
+    go_program_in(&program_dir(), PROGRAM)
+}
+
+/// Another Go program, with its sources in `dir`, built first if need be.
+///
+/// # Errors
+/// As [`go_program`].
+pub fn go_program_in(dir: &Path, name: &str) -> Result<PathBuf, Error> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if has_go(std::env::split_paths(&path)) {
-        program::built(&program_dir())
+        program::built(dir, name)
     } else {
         Err(Error::Absent {
             reason: "there is no `go` on the PATH".to_owned(),
@@ -75,6 +83,8 @@ pub fn go_program() -> Result<PathBuf, Error> {
 fn has_go(mut path: impl Iterator<Item = PathBuf>) -> bool {
     path.any(|dir| dir.join("go").is_file())
 }
+
+const PROGRAM: &str = "control-plane";
 
 /// The Go program lies next to this crate's manifest.
 fn program_dir() -> PathBuf {

@@ -7,11 +7,11 @@ use std::time::SystemTime;
 
 use super::{Error, files};
 
-/// The program in `dir`, built if it is missing or older than its sources.
-/// Processes that ask at the same time build once.
-pub(super) fn built(dir: &Path) -> Result<PathBuf, Error> {
+/// The program in `dir`, built as `bin/NAME` if that is missing or older than its
+/// sources. Processes that ask at the same time build once.
+pub(super) fn built(dir: &Path, name: &str) -> Result<PathBuf, Error> {
     let bin = dir.join("bin");
-    let program = bin.join("control-plane");
+    let program = bin.join(name);
     fs::create_dir_all(&bin).map_err(files::failed(&bin))?;
     let lock_path = bin.join("build.lock");
     let lock = File::create(&lock_path).map_err(files::failed(&lock_path))?;

@@ -17,6 +17,8 @@ mod kubectl;
 mod kubelet;
 #[path = "support/plane.rs"]
 mod plane;
+#[path = "support/process.rs"]
+mod process;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "support/raw.rs"]
@@ -26,6 +28,7 @@ pub(crate) use authority::{Authority, cluster_authority, copy_pki, params, repla
 pub(crate) use kubectl::{Kubectl, NOBODY};
 pub(crate) use kubelet::Kubelet;
 pub(crate) use plane::{AUDITED_NAMESPACE, Plane, own_plane, plane};
+pub(crate) use process::ProxyProcess;
 pub(crate) use proxy::Proxy;
 pub(crate) use raw::{CLIENT, Raw, RawAnswer};
 

@@ -29,6 +29,7 @@ use crate::identify::Identified;
 use crate::metrics::{ClassMetrics, Code};
 use crate::snapshot::Snapshot;
 pub(crate) use body::Body;
+use body::Ends;
 use log::Entry;
 use seat::Seat;
 
@@ -75,6 +76,28 @@ pub(crate) struct Account {
     /// At so many bytes the permit is charged anew.
     recharge_at: u64,
     end: End,
+    tunnel: Option<Tunnelled>,
+}
+
+/// Counts an open tunnel; uncounts it when dropped.
+#[derive(Debug)]
+struct Tunnelled(Rc<Connection>);
+
+impl Tunnelled {
+    fn count(connection: &Rc<Connection>) -> Self {
+        let worker = &connection.worker;
+        worker.lane_state().tunnels.fetch_add(1, Ordering::Relaxed);
+        worker.load.tunnels.fetch_add(1, Ordering::Relaxed);
+        Self(Rc::clone(connection))
+    }
+}
+
+impl Drop for Tunnelled {
+    fn drop(&mut self) {
+        let worker = &self.0.worker;
+        worker.lane_state().tunnels.fetch_sub(1, Ordering::Relaxed);
+        worker.load.tunnels.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Account {
@@ -103,6 +126,7 @@ impl Account {
             bytes: 0,
             recharge_at: u64::MAX,
             end: End::Gone,
+            tunnel: None,
         }
     }
 
@@ -164,6 +188,7 @@ impl Account {
     /// A tunnel begins: its permit is given back, the account stays open.
     pub(crate) fn tunnel(&mut self) {
         self.release(Outcome::Served);
+        self.tunnel = Some(Tunnelled::count(&self.connection));
     }
 
     /// A tunnel ended after this many bytes towards the client.
@@ -178,6 +203,19 @@ impl Account {
         if self.bytes > self.recharge_at {
             self.recharge_at = self.bytes.saturating_mul(2);
             self.seat.outgrown(self.bytes);
+        }
+    }
+
+    /// What the end of its answer means.
+    fn ends(&self) -> Ends {
+        let is_watch = self
+            .facts
+            .as_ref()
+            .is_some_and(|facts| facts.verb == Verb::Watch);
+        if is_watch && self.status == StatusCode::OK {
+            Ends::Events
+        } else {
+            Ends::Whole
         }
     }
 

@@ -39,20 +39,14 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let stopping = stop.clone();
     let pages = ServiceBuilder::new()
         .load_shed()
         .concurrency_limit(CONCURRENCY)
         .timeout(TIMEOUT)
         .service(tower_service(move |request: Request<Incoming>| {
-            let (shared, stopping) = (Arc::clone(&shared), *stopping.borrow());
+            let shared = Arc::clone(&shared);
             async move {
-                Ok::<_, Infallible>(page(
-                    &shared,
-                    stopping,
-                    request.method(),
-                    request.uri().path(),
-                ))
+                Ok::<_, Infallible>(page(&shared, request.method(), request.uri().path()))
             }
         }));
     loop {
@@ -89,7 +83,7 @@ where
         .unwrap_or_else(|error| text(StatusCode::SERVICE_UNAVAILABLE, error.to_string())))
 }
 
-fn page(shared: &Shared, stopping: bool, method: &Method, path: &str) -> Page {
+fn page(shared: &Shared, method: &Method, path: &str) -> Page {
     if method != Method::GET && method != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET");
     }
@@ -103,7 +97,7 @@ fn page(shared: &Shared, stopping: bool, method: &Method, path: &str) -> Page {
             page
         }
         "/livez" => text(StatusCode::OK, "ok"),
-        "/readyz" => readiness(shared, stopping),
+        "/readyz" => readiness(shared),
         "/tenants" => {
             let mut page = text(StatusCode::OK, tenants::page(shared).to_string());
             let kind = HeaderValue::from_static("application/json");
@@ -118,7 +112,8 @@ fn page(shared: &Shared, stopping: bool, method: &Method, path: &str) -> Page {
 }
 
 /// Ready: accepting, not stopping, and the apiserver answers.
-fn readiness(shared: &Shared, stopping: bool) -> Page {
+fn readiness(shared: &Shared) -> Page {
+    let stopping = shared.stopping.load(Ordering::Relaxed);
     let down = shared.probe.lock().is_ok_and(|probe| probe.down);
     let accepting = shared.lane(Lane::Main).up.load(Ordering::Relaxed) == 1;
     let lines = [
@@ -245,6 +240,11 @@ fn refresh(shared: &Shared) {
             "spillway_lane_connections",
             &labels,
             state.connections.load(Ordering::Relaxed) as f64,
+        );
+        gauge(
+            "spillway_tunnels",
+            &labels,
+            state.tunnels.load(Ordering::Relaxed) as f64,
         );
         gauge(
             "spillway_lane_up",

@@ -5,6 +5,7 @@
 //! system refused a thread.
 
 mod attributes;
+mod serve;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,13 +13,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
 
 use crate::control::reload;
-use crate::run::{self, StartError};
+use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
-use crate::{logging, metrics::Metrics};
 
 const EX_UNAVAILABLE: u8 = 69;
 const EX_OSERR: u8 = 71;
@@ -34,7 +32,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the proxy until SIGTERM or SIGINT.
+    /// Run the proxy until SIGTERM or SIGINT; SIGHUP reloads, SIGUSR2 starts a successor that takes over.
     Run {
         /// The configuration file.
         #[arg(long, value_name = "FILE", default_value = "/etc/spillway/config.yaml")]
@@ -69,7 +67,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                     config,
                     exit_on_stdin_close,
                 },
-        }) => serve(config, exit_on_stdin_close),
+        }) => serve::run(config, exit_on_stdin_close),
         Ok(Cli {
             command: Command::Check { config, connect },
         }) => check(&config, connect),
@@ -85,53 +83,6 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn fail(code: u8, problem: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("spillway: {problem}");
     ExitCode::from(code)
-}
-
-fn serve(file: PathBuf, exit_on_stdin_close: bool) -> ExitCode {
-    let config = match reload::read(&file) {
-        Ok(config) => config,
-        Err(problem) => return fail(EX_CONFIG, &problem),
-    };
-    let _log = logging::start(&config.log);
-    let running = match run::start(config, Some(file)) {
-        Ok(running) => running,
-        Err(problem @ StartError::Snapshot(_)) => return fail(EX_CONFIG, &problem),
-        Err(problem @ StartError::Bind(_)) => return fail(EX_UNAVAILABLE, &problem),
-        Err(problem @ StartError::System(_)) => return fail(EX_OSERR, &problem),
-    };
-    if let Err(problem) = wait_for_the_end(exit_on_stdin_close) {
-        return fail(EX_OSERR, &problem);
-    }
-    info!("stopping");
-    running.stop();
-    ExitCode::SUCCESS
-}
-
-fn wait_for_the_end(exit_on_stdin_close: bool) -> std::io::Result<()> {
-    let (closed, mut stdin) = tokio::sync::mpsc::channel::<()>(1);
-    if exit_on_stdin_close {
-        std::thread::Builder::new()
-            .name("stdin".to_owned())
-            .spawn(move || {
-                let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-                drop(closed);
-            })?;
-    } else {
-        std::mem::forget(closed);
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = stdin.recv() => {}
-        }
-        Ok(())
-    })
 }
 
 fn check(file: &Path, connect: bool) -> ExitCode {

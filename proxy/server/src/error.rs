@@ -36,6 +36,12 @@ pub(crate) enum Refused {
     /// The reserved lane's bound is reached.
     #[error("the reserved lane is full")]
     ReservedLaneFull,
+    /// The process stops: what does not end by itself is to begin elsewhere.
+    #[error("the proxy is stopping; try again")]
+    Stopping,
+    /// `listen.max_tunnels` are open.
+    #[error("too many exec, attach and port-forward sessions are open")]
+    TooManyTunnels,
     /// The admission engine shed it.
     #[error("the server is overloaded and this request was shed")]
     Shed {
@@ -87,12 +93,15 @@ pub(crate) enum UpstreamError {
     /// The request was sent, or may have been, and no answer came.
     #[error("the apiserver did not answer: {0}")]
     Send(#[source] hyper::Error),
+    /// The same for a request that must not be repeated.
+    #[error("the apiserver broke off before it answered, and may have done what was asked: {0}")]
+    Lost(#[source] hyper::Error),
 }
 
 impl UpstreamError {
     /// True when the server could not be reached at all, as opposed to failing one request.
     pub(crate) fn unreachable(&self) -> bool {
-        !matches!(self, Self::NoStream | Self::Send(_))
+        !matches!(self, Self::NoStream | Self::Send(_) | Self::Lost(_))
     }
 
     /// The label in metrics: one of a closed set.
@@ -105,6 +114,7 @@ impl UpstreamError {
             Self::Unreachable(_) => "unreachable",
             Self::NoStream => "no_stream",
             Self::Send(_) => "send",
+            Self::Lost(_) => "lost",
         }
     }
 }

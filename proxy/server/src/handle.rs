@@ -3,9 +3,10 @@
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use http::header::HeaderName;
-use http::{Request, Response, request};
+use http::header::{CONNECTION, HeaderName, HeaderValue};
+use http::{Request, Response, Version, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use proxy_core::attributes::Verb;
@@ -13,6 +14,7 @@ use tower::Service as _;
 
 use crate::accept::connection::Connection;
 use crate::accept::tricks;
+use crate::accept::worker::Worker;
 use crate::account::log::Entry;
 use crate::account::{Account, Body, learn};
 use crate::admit::admit;
@@ -35,6 +37,8 @@ pub(crate) async fn handle(
 ) -> Result<Response<Body>, Infallible> {
     let worker = &connection.worker;
     let snapshot = worker.shared.snapshot.load_full();
+    let stopping = worker.shared.stopping.load(Ordering::Relaxed);
+    let last = stopping && request.version() < Version::HTTP_2;
     let client = upgrade::wanted(request.headers()).then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
     let mut account = Account::open(
@@ -43,18 +47,19 @@ pub(crate) async fn handle(
         clock::now(),
         entry(&connection, &head),
     );
-    match serve(&connection, &snapshot, &mut account, head, body, client).await {
+    let mut answer = match serve(&connection, &snapshot, &mut account, head, body, client).await {
         Ok(Served::Answer(mut response)) => {
             respond::tell_level(response.headers_mut(), worker.shared.engine.level());
-            Ok(response.map(|(body, way)| Body::upstream(body, way, account)))
+            response.map(|(body, way)| Body::upstream(body, way, account))
         }
         Ok(Served::Tunnel(response, tunnel)) => {
             account.tunnel();
+            let idle = snapshot.config.listen.tunnel_idle;
             tokio::task::spawn_local(async move {
-                let bytes = tunnel.run().await.map_or(0, |(_, down)| down);
+                let bytes = tunnel.run(idle).await.map_or(0, |(_, down)| down);
                 account.tunnelled(bytes);
             });
-            Ok(response)
+            return Ok(response);
         }
         Err(error) => {
             let watch = account
@@ -66,9 +71,15 @@ pub(crate) async fn handle(
             let mut response = respond::error(&error, watch, fastrand::u32(..));
             respond::tell_level(response.headers_mut(), worker.shared.engine.level());
             account.answered(response.status().as_u16());
-            Ok(response)
+            response
         }
+    };
+    if last {
+        answer
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    Ok(answer)
 }
 
 enum Served {
@@ -121,6 +132,13 @@ async fn serve(
     };
     account.class = Some(class);
     account.facts = Some(facts.clone());
+    if facts.long_running && worker.shared.stopping.load(Ordering::Relaxed) {
+        connection.leave();
+        return Err(Refused::Stopping.into());
+    }
+    if client.is_some() && !may_tunnel(worker, snapshot) {
+        return Err(Refused::TooManyTunnels.into());
+    }
 
     let known = &worker.shared.names;
     worker.noted.note(known, identified.identity.tenant(), || {
@@ -184,6 +202,12 @@ async fn serve(
     Ok(Served::Answer(response.map(|body| (body, way))))
 }
 
+/// The reserved lane's sessions are bounded by its connections.
+fn may_tunnel(worker: &Worker, snapshot: &Snapshot) -> bool {
+    let open = worker.lane_state().tunnels.load(Ordering::Relaxed);
+    worker.lane == Lane::Reserved || open < u64::from(snapshot.config.listen.max_tunnels)
+}
+
 fn entry(connection: &Connection, head: &request::Parts) -> Entry {
     let root = || http::uri::PathAndQuery::from_static("/");
     Entry {
@@ -201,7 +225,7 @@ fn entry(connection: &Connection, head: &request::Parts) -> Entry {
 fn assertion(
     snapshot: &Snapshot,
     identified: &Identified,
-) -> Result<Option<Vec<(HeaderName, http::HeaderValue)>>, Refused> {
+) -> Result<Option<Vec<(HeaderName, HeaderValue)>>, Refused> {
     if !identified.credential.is_asserted() {
         return Ok(None);
     }

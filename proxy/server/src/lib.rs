@@ -48,6 +48,7 @@ pub mod run;
 mod shared;
 mod snapshot;
 
-pub use accept::listener::BindError;
+pub use accept::handover::Predecessor;
+pub use accept::sockets::{BindError, Given};
 pub use identify::tls::MaterialError;
 pub use snapshot::SnapshotError;

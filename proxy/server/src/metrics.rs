@@ -265,6 +265,10 @@ impl Metrics {
                 "Requests in flight, long-running ones included, by lane.",
             ),
             ("spillway_lane_connections", "Client connections, by lane."),
+            (
+                "spillway_tunnels",
+                "Open sessions of exec, attach and port-forward, by lane.",
+            ),
             ("spillway_lane_up", "1 while a lane accepts connections."),
             (
                 "spillway_upstream_up",

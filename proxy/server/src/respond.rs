@@ -11,7 +11,7 @@ use proxy_core::admission::Level;
 use serde_json::json;
 
 use crate::account::Body;
-use crate::error::{Error, Refused};
+use crate::error::{Error, Refused, UpstreamError};
 
 /// Which class a refused request was in.
 pub(crate) const CLASS: HeaderName = HeaderName::from_static("x-spillway-class");
@@ -29,6 +29,15 @@ const UPSTREAM_AWAY_RETRY: u32 = 4;
 pub(crate) fn error(error: &Error, watch: bool, random: u32) -> Response<Body> {
     match error {
         Error::Refused(refused) => refusal(refused),
+        // Retry-After would make client-go repeat it, whatever the method; a broken connection would not have.
+        Error::Upstream(failure @ UpstreamError::Lost(_)) => {
+            let code = StatusCode::GATEWAY_TIMEOUT;
+            let mut response = status(code, &format!("spillway: {failure}"), None);
+            response
+                .headers_mut()
+                .insert(REASON, HeaderValue::from_static(failure.kind()));
+            response
+        }
         Error::Upstream(failure) => {
             let code = if watch {
                 StatusCode::TOO_MANY_REQUESTS
@@ -59,6 +68,9 @@ fn refusal(refused: &Refused) -> Response<Body> {
         Refused::NotForTheReservedLane { .. } => {
             status(StatusCode::FORBIDDEN, &refused.to_string(), None)
         }
+        // A reflector goes on from its last version after a 429, and begins anew after anything else.
+        Refused::Stopping => own(refused, 1, "stopping"),
+        Refused::TooManyTunnels => own(refused, 10, "tunnels"),
         Refused::ReservedLaneFull => {
             status(StatusCode::TOO_MANY_REQUESTS, &refused.to_string(), Some(1))
         }
@@ -89,6 +101,16 @@ pub(crate) fn tell_level(headers: &mut HeaderMap, level: Option<Level>) {
     {
         headers.insert(LEVEL, value);
     }
+}
+
+/// A 429 that has nothing to do with load.
+fn own(refused: &Refused, retry_after: u32, why: &'static str) -> Response<Body> {
+    let code = StatusCode::TOO_MANY_REQUESTS;
+    let mut response = status(code, &refused.to_string(), Some(retry_after));
+    response
+        .headers_mut()
+        .insert(REASON, HeaderValue::from_static(why));
+    response
 }
 
 /// A `Status` object with the reason that Kubernetes gives this code.
@@ -127,6 +149,8 @@ fn reason(code: StatusCode) -> &'static str {
         StatusCode::UNAUTHORIZED => "Unauthorized",
         StatusCode::FORBIDDEN => "Forbidden",
         StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
+        // "The request may have been carried out": what apierrors.IsTimeout asks for.
+        StatusCode::GATEWAY_TIMEOUT => "Timeout",
         StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
         StatusCode::INTERNAL_SERVER_ERROR => "InternalError",
         _ => "",
@@ -136,7 +160,6 @@ fn reason(code: StatusCode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::UpstreamError;
     use http_body_util::BodyExt as _;
 
     async fn object(response: Response<Body>) -> serde_json::Value {

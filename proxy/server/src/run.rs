@@ -11,9 +11,12 @@ use config::Config;
 use proxy_core::admission::Engine;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use crate::accept::listener::{self, BindError};
+use crate::accept::handover::Offer;
+use crate::accept::listener;
+use crate::accept::sockets::{BindError, Given};
+use crate::accept::stopping::{Stop, Stopping};
 use crate::accept::worker::{self, Handoff};
 use crate::control::{self, reload::Reloader};
 use crate::lane::Lane;
@@ -22,8 +25,11 @@ use crate::shared::Shared;
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::{admin, clock};
 
-/// How long open requests may take to end when the process stops.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long tunnels may go on in a process whose successor serves everything else: nobody waits for it.
+const TUNNELS_AFTER_HANDOVER: Duration = Duration::from_secs(3600);
+
+/// How often a stopping process looks whether what does not end by itself has ended.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Why the proxy did not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +51,16 @@ pub struct Running {
     main: Vec<SocketAddr>,
     reserved: Vec<SocketAddr>,
     admin: SocketAddr,
-    stop: watch::Sender<bool>,
+    shared: Arc<Shared>,
+    grace: Duration,
+    /// Accept nothing more.
+    close: watch::Sender<bool>,
+    /// End what is open.
+    stop: watch::Sender<Option<Stopping>>,
+    /// A successor serves the sockets.
+    relieved: watch::Receiver<bool>,
     workers: Vec<worker::Handle>,
+    loads: Vec<Arc<worker::Load>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -58,19 +72,42 @@ pub struct Running {
 /// # Errors
 /// [`StartError`]; nothing keeps running then.
 pub fn start(config: Config, file: Option<PathBuf>) -> Result<Running, StartError> {
+    start_on(config, file, Given::default())
+}
+
+/// As [`start`], on the sockets of `given` where the configuration names their addresses.
+///
+/// # Errors
+/// [`StartError`]; nothing keeps running then.
+pub fn start_on(
+    config: Config,
+    file: Option<PathBuf>,
+    mut given: Given,
+) -> Result<Running, StartError> {
     let metrics = Arc::new(Metrics::new().map_err(std::io::Error::other)?);
     let snapshot = Snapshot::load(config, 1, &metrics)?;
     let listen = snapshot.config.listen.clone();
     let reserved_connections = u64::from(snapshot.config.reserved.max_connections);
-    let bind = |addresses: &[SocketAddr], what| -> Result<Vec<_>, BindError> {
+    let mut bind = |addresses: &[SocketAddr], what| -> Result<Vec<_>, BindError> {
         addresses
             .iter()
-            .map(|address| listener::bind(*address, what))
+            .map(|address| given.listen(*address, what))
             .collect()
     };
     let main_sockets = bind(&listen.main, "listen.main")?;
     let reserved_sockets = bind(&listen.reserved, "listen.reserved")?;
-    let admin_socket = listener::bind(listen.admin, "listen.admin")?;
+    let admin_socket = given.listen(listen.admin, "listen.admin")?;
+    for address in given.unclaimed() {
+        warn!(%address, "a listening socket was passed to this process that the configuration does not name; closed");
+    }
+    drop(given);
+    let offer = match &listen.handover {
+        Some(path) => {
+            let sockets = main_sockets.iter().chain(&reserved_sockets);
+            Some(Offer::new(path, sockets.chain([&admin_socket]))?)
+        }
+        None => None,
+    };
     let addresses = |sockets: &[std::net::TcpListener]| -> std::io::Result<Vec<SocketAddr>> {
         sockets
             .iter()
@@ -82,18 +119,25 @@ pub fn start(config: Config, file: Option<PathBuf>) -> Result<Running, StartErro
 
     let engine = Arc::new(Engine::new(snapshot.settings.clone(), clock::now()));
     let shared = Arc::new(Shared::new(snapshot, engine, metrics));
-    let (stop, stopped) = watch::channel(false);
+    let (close, closed) = watch::channel(false);
+    let (stop, stopping) = watch::channel(None);
+    let (relieve, relieved) = watch::channel(false);
     let mut running = Running {
         main,
         reserved,
         admin,
+        shared: Arc::clone(&shared),
+        grace: listen.grace,
+        close,
         stop,
+        relieved,
         workers: Vec::new(),
+        loads: Vec::new(),
         threads: Vec::new(),
     };
 
     let reloader = Reloader { file };
-    let control_stop = stopped.clone();
+    let control_stop = closed.clone();
     running.thread("control", {
         let shared = Arc::clone(&shared);
         move || async move {
@@ -102,7 +146,7 @@ pub fn start(config: Config, file: Option<PathBuf>) -> Result<Running, StartErro
         }
     })?;
     running.thread("admin", {
-        let (shared, stop) = (Arc::clone(&shared), stopped.clone());
+        let (shared, stop) = (Arc::clone(&shared), closed.clone());
         move || admin::serve(admin_socket, shared, stop)
     })?;
     let workers = match listen.workers {
@@ -115,7 +159,7 @@ pub fn start(config: Config, file: Option<PathBuf>) -> Result<Running, StartErro
         main_sockets,
         &shared,
         u64::from(listen.max_connections),
-        &stopped,
+        (&closed, &stopping),
     )?;
     running.lane(
         Lane::Reserved,
@@ -123,8 +167,11 @@ pub fn start(config: Config, file: Option<PathBuf>) -> Result<Running, StartErro
         reserved_sockets,
         &shared,
         reserved_connections,
-        &stopped,
+        (&closed, &stopping),
     )?;
+    if let Some(offer) = offer {
+        running.thread("handover", move || hand_over(offer, relieve, closed))?;
+    }
     info!(main = ?running.main, reserved = ?running.reserved, admin = %running.admin, workers, "spillway is up");
     Ok(running)
 }
@@ -165,13 +212,63 @@ impl Running {
         guards
     }
 
-    /// Stops accepting, asks connections to end, and waits for all threads: at most a grace period of 10 s.
+    /// Turns true when a successor has taken the listening sockets over; then call [`Running::retire`].
+    #[must_use]
+    pub fn relieved(&self) -> watch::Receiver<bool> {
+        self.relieved.clone()
+    }
+
+    /// Stops and waits for all threads, at most `listen.grace`: is not ready any more and ends what does not end by itself,
+    /// while new connections are still served; then accepts nothing more, and finishes what is under way.
     pub fn stop(mut self) {
         self.end();
     }
 
+    /// As [`Running::stop`], when a successor accepts the connections: nothing is accepted here from now on, and tunnels
+    /// may go on for an hour, unless `hurry`, which is asked now and then, says true.
+    pub fn retire(mut self, mut hurry: impl FnMut() -> bool) {
+        self.begin_to_end(TUNNELS_AFTER_HANDOVER);
+        self.close();
+        while self.threads.iter().any(|thread| !thread.is_finished()) {
+            if hurry() {
+                self.stop
+                    .send_replace(Some(Stopping::now(self.grace, Duration::ZERO)));
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.end();
+    }
+
+    fn begin_to_end(&self, tunnels: Duration) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.stop.send_if_modified(|stop| {
+            let first = stop.is_none();
+            if first {
+                *stop = Some(Stopping::now(self.grace, tunnels));
+            }
+            first
+        });
+    }
+
+    fn close(&mut self) {
+        self.workers.clear();
+        let _ = self.close.send(true);
+    }
+
     fn end(&mut self) {
-        let _ = self.stop.send(true);
+        self.begin_to_end(Duration::ZERO);
+        let all_asked = self.stop.borrow().map(|stopping| stopping.all_asked());
+        let endless = |load: &Arc<worker::Load>| {
+            load.endless.load(Ordering::Relaxed) + load.tunnels.load(Ordering::Relaxed) > 0
+        };
+        while !*self.close.borrow()
+            && self.loads.iter().any(endless)
+            && all_asked.is_some_and(|moment| tokio::time::Instant::now() < moment)
+        {
+            std::thread::sleep(LOOK);
+        }
+        self.close();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -204,7 +301,7 @@ impl Running {
         sockets: Vec<std::net::TcpListener>,
         shared: &Arc<Shared>,
         max_connections: u64,
-        stop: &watch::Receiver<bool>,
+        (close, stop): (&watch::Receiver<bool>, &Stop),
     ) -> std::io::Result<()> {
         if sockets.is_empty() {
             return Ok(());
@@ -212,8 +309,8 @@ impl Running {
         let mut handles = Vec::new();
         for number in 0..workers.max(1) {
             let name = format!("{}-{number}", lane.name());
-            let (handle, thread) =
-                worker::start(name, lane, Arc::clone(shared), stop.clone(), GRACE)?;
+            let (handle, thread) = worker::start(name, lane, Arc::clone(shared), stop.clone())?;
+            self.loads.push(Arc::clone(&handle.load));
             handles.push(handle);
             self.threads.push(thread);
         }
@@ -224,7 +321,7 @@ impl Running {
             Lane::Main => "accept-main",
             Lane::Reserved => "accept-reserved",
         };
-        let (shared, stop) = (Arc::clone(shared), stop.clone());
+        let (shared, stop) = (Arc::clone(shared), close.clone());
         self.thread(name, move || async move {
             let accepting = sockets.into_iter().map(|socket| {
                 let (shared, handles, stop) = (Arc::clone(&shared), handles.clone(), stop.clone());
@@ -249,6 +346,22 @@ impl Running {
             result
         })
     }
+}
+
+/// Offers the sockets to a successor, and tells when there is one.
+async fn hand_over(
+    offer: Offer,
+    relieve: watch::Sender<bool>,
+    mut close: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let Some(successor) = offer.serve(&mut close).await? else {
+        return Ok(());
+    };
+    info!("a successor serves the listening sockets");
+    let _ = relieve.send(true);
+    let _ = close.wait_for(|close| *close).await;
+    successor.done().await;
+    Ok(())
 }
 
 impl Drop for Running {

@@ -1,6 +1,6 @@
 //! What all threads of a process share. On the path of a request: one load of the snapshot, atomics, nothing locked.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -25,6 +25,8 @@ const TOKENS: usize = 50_000;
 pub(crate) struct LaneState {
     pub(crate) connections: AtomicU64,
     pub(crate) in_flight: AtomicU64,
+    /// Open sessions of exec, attach and port-forward.
+    pub(crate) tunnels: AtomicU64,
     /// 1 while it accepts connections.
     pub(crate) up: AtomicU32,
 }
@@ -57,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) probe: Mutex<ProbeView>,
     /// Since when nothing queues at the server, in the clock's microseconds; `u64::MAX` while something does.
     calm_since: AtomicU64,
+    /// The process stops: it is not ready, and what would not end by itself does not begin.
+    pub(crate) stopping: AtomicBool,
     lanes: [LaneState; 2],
     workers: AtomicUsize,
     pools: Mutex<Vec<(Lane, [PoolCount; POOLS])>>,
@@ -85,6 +89,7 @@ impl Shared {
             signals: SeenSignals::default(),
             probe: Mutex::new(ProbeView::calm()),
             calm_since: AtomicU64::new(u64::MAX),
+            stopping: AtomicBool::new(false),
             lanes: Default::default(),
             workers: AtomicUsize::new(0),
             pools: Mutex::default(),

@@ -27,7 +27,7 @@ use crate::error::UpstreamError;
 use crate::identify::Credential;
 use crate::shared::POOLS;
 use crate::snapshot::Snapshot;
-use body::RequestBody;
+use body::{BodyCopy, RequestBody};
 use pool::{Http1Pool, Http2Pool, Lease, Packing, Stream};
 
 /// How often a request that provably never started is tried on another connection.
@@ -171,6 +171,7 @@ async fn send_http1(pool: &Rc<Http1Pool>, outbound: Outbound) -> Result<Inbound,
         snapshot,
         ..
     } = outbound;
+    let safe = head.method.is_safe();
     let mut request = for_http1(head, body);
     let mut attempts = 0;
     loop {
@@ -178,9 +179,10 @@ async fn send_http1(pool: &Rc<Http1Pool>, outbound: Outbound) -> Result<Inbound,
         let Some(sender) = lease.sender() else {
             return Err(UpstreamError::NoStream);
         };
-        let copy = repeatable(&request);
+        let copy = Copy::of(&request);
         match sender.try_send_request(request).await {
             Ok(response) => {
+                copy.body.release();
                 return Ok(Inbound {
                     response,
                     way: Way::Connection(lease),
@@ -191,15 +193,12 @@ async fn send_http1(pool: &Rc<Http1Pool>, outbound: Outbound) -> Result<Inbound,
                 // An idle connection that the server closed under us: nothing was read of the request.
                 let unsent = failure.take_message();
                 let error = failure.into_error();
-                request = match (unsent, copy) {
-                    (Some(request), _) if attempts < RETRIES => request,
-                    (None, Some(copy))
-                        if attempts < RETRIES
-                            && copy.method().is_safe()
-                            && error.is_incomplete_message() =>
-                    {
-                        copy
-                    }
+                let again = attempts < RETRIES;
+                let repeat = again && safe && error.is_incomplete_message();
+                request = match (unsent, repeat.then(|| copy.again()).flatten()) {
+                    (Some(request), _) if again => request,
+                    (None, Some(copy)) => copy,
+                    (None, None) if !safe => return Err(UpstreamError::Lost(error)),
                     _ => return Err(UpstreamError::Send(error)),
                 };
             }
@@ -215,6 +214,7 @@ async fn send_http2(pool: &Rc<Http2Pool>, outbound: Outbound) -> Result<Inbound,
         ..
     } = outbound;
     let upstream = &snapshot.config.upstream;
+    let safe = head.method.is_safe();
     let mut request = for_http2(head, body);
     let mut attempts = 0;
     loop {
@@ -225,10 +225,11 @@ async fn send_http2(pool: &Rc<Http2Pool>, outbound: Outbound) -> Result<Inbound,
                 upstream.max_connections,
             )
             .await?;
-        let copy = repeatable(&request);
+        let copy = Copy::of(&request);
         let answer = stream.sender().try_send_request(request);
         match answer.await {
             Ok(response) => {
+                copy.body.release();
                 return Ok(Inbound {
                     response,
                     way: Way::Stream(stream),
@@ -241,9 +242,13 @@ async fn send_http2(pool: &Rc<Http2Pool>, outbound: Outbound) -> Result<Inbound,
                 if unsent.is_some() || closes_connection(&error) {
                     stream.drain();
                 }
-                request = match (unsent, copy) {
-                    (Some(request), _) if attempts < RETRIES => request,
-                    (None, Some(copy)) if attempts < RETRIES && never_started(&error) => copy,
+                let again = attempts < RETRIES;
+                let unstarted = never_started(&error);
+                let repeat = again && unstarted;
+                request = match (unsent, repeat.then(|| copy.again()).flatten()) {
+                    (Some(request), _) if again => request,
+                    (None, Some(copy)) => copy,
+                    (None, None) if !safe && !unstarted => return Err(UpstreamError::Lost(error)),
                     _ => return Err(UpstreamError::Send(error)),
                 };
             }
@@ -251,28 +256,42 @@ async fn send_http2(pool: &Rc<Http2Pool>, outbound: Outbound) -> Result<Inbound,
     }
 }
 
-/// A copy of a request that has no body, to be sent again if it provably never started.
-fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    request.body().is_empty().then(|| {
-        let mut copy = Request::new(RequestBody::Empty);
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.version_mut() = request.version();
-        *copy.headers_mut() = request.headers().clone();
-        copy
-    })
+/// What is needed to send a request again if it provably never started: its head, and its body as far as that is kept.
+struct Copy {
+    head: Request<()>,
+    body: BodyCopy,
+}
+
+impl Copy {
+    fn of(request: &Request<RequestBody>) -> Self {
+        let mut head = Request::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.version_mut() = request.version();
+        *head.headers_mut() = request.headers().clone();
+        Self {
+            head,
+            body: request.body().copy(),
+        }
+    }
+
+    fn again(self) -> Option<Request<RequestBody>> {
+        let body = self.body.again()?;
+        Some(self.head.map(|()| body))
+    }
 }
 
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     std::error::Error::source(error).and_then(|source| source.downcast_ref())
 }
 
-/// The peer refused the stream before doing anything (RFC 9113 §8.7), or said goodbye before it.
+/// The peer refused the stream before doing anything (RFC 9113 §8.7), or said goodbye naming an earlier stream as its last:
+/// whatever its reason, h2 gives this error to no other.
 fn never_started(error: &hyper::Error) -> bool {
     h2_error(error).is_some_and(|error| {
         error.is_remote()
-            && ((error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
-                || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)))
+            && (error.is_go_away()
+                || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)))
     })
 }
 

@@ -168,6 +168,57 @@ async fn a_server_that_restarts_costs_what_was_in_flight_and_nothing_after() {
     proxy.until_idle().await;
 }
 
+#[tokio::test]
+async fn a_watch_ends_cleanly_when_the_server_dies_and_other_answers_break() {
+    let pki = Pki::new();
+    let upstream = Upstream::start(&pki, upstream::Settings::default());
+    let proxy = Proxy::start(&pki, upstream.address(), |_| {});
+    let tls = pki.tls().certificate(&pki.user("jane", &[]));
+    let mut watcher = Client::http2(proxy.main(), &tls).await;
+    let mut old_watcher = Client::http1(proxy.main(), &tls).await;
+    let mut reader = Client::http2(proxy.main(), &tls).await;
+    let mut old_reader = Client::http1(proxy.main(), &tls).await;
+    let watches = [
+        watcher.send(get(WATCH, "watch")).await.expect("an answer"),
+        old_watcher
+            .send(get(WATCH, "watch"))
+            .await
+            .expect("an answer"),
+    ];
+    // Long-running too, but nothing in it says where it ends.
+    let log = "/api/v1/namespaces/default/pods/web/log?follow=true";
+    let reads = [
+        reader
+            .send(get(PODS, "gated-body 2"))
+            .await
+            .expect("an answer"),
+        reader
+            .send(get(log, "gated-body 2"))
+            .await
+            .expect("an answer"),
+        old_reader
+            .send(get(PODS, "gated-body 2"))
+            .await
+            .expect("an answer"),
+    ];
+    upstream.until_open(5).await;
+    drop(upstream);
+    for watch in watches {
+        // A reset would make a reflector begin anew.
+        assert_eq!(
+            Answer::read(watch).await.text(),
+            "{\"type\":\"BOOKMARK\"}\n"
+        );
+    }
+    for read in reads {
+        assert!(
+            Answer::try_read(read).await.is_err(),
+            "half an answer passed for a whole one"
+        );
+    }
+    proxy.until_idle().await;
+}
+
 fn short_timeout(config: &mut Config) {
     config.upstream.connect_timeout = Duration::from_millis(200);
 }

@@ -226,3 +226,61 @@ async fn an_upgrade_to_http2_is_not_one() {
     assert_eq!(answer.status, 200);
     assert_eq!(world.upstream.last().value("upgrade"), None);
 }
+
+#[tokio::test]
+async fn a_tunnel_on_which_nothing_moves_is_closed_and_one_in_use_is_not() {
+    let world = World::with(support::upstream::Settings::default(), |config| {
+        config.listen.tunnel_idle = std::time::Duration::from_secs(3);
+    });
+    let (mut used, _) = tunnel(&world, "tunnel").await;
+    let (mut idle, _) = tunnel(&world, "tunnel").await;
+    world.upstream.until_open(2).await;
+    let mut end = Vec::new();
+    let mut ending = std::pin::pin!(idle.read_to_end(&mut end));
+    let mut back = [0];
+    loop {
+        used.write_all(b"x").await.expect("sent");
+        used.read_exact(&mut back).await.expect("back");
+        // Well within the bound, however busy the machine.
+        let pause = std::time::Duration::from_millis(100);
+        if tokio::time::timeout(pause, &mut ending).await.is_ok() {
+            break;
+        }
+    }
+    used.write_all(b"y").await.expect("sent");
+    used.read_exact(&mut back).await.expect("still open");
+    assert_eq!(&back, b"y");
+    world.upstream.until_open(1).await;
+}
+
+#[tokio::test]
+async fn tunnels_are_counted_and_bounded_and_the_reserved_lanes_are_its_own() {
+    let world = World::with(support::upstream::Settings::default(), |config| {
+        config.listen.max_tunnels = 2;
+    });
+    let open = [
+        tunnel(&world, "tunnel").await,
+        tunnel(&world, "tunnel").await,
+    ];
+    let page = world.proxy.metrics().await;
+    assert_eq!(page.sum("spillway_tunnels", &[("lane", "main")]), 2.0);
+    let mut one_more = world.user_http1("jane", &["dev"]).await;
+    let refused = one_more.call(upgrade("tunnel", "SPDY/3.1")).await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.header("x-spillway-reason"), Some("tunnels"));
+    // It is no other request's bound.
+    assert_eq!(one_more.get(POD, "echo").await.status, 200);
+    let admin = world.pki.user("root", &["system:masters"]);
+    let mut reserved =
+        Client::http1(world.proxy.reserved(), &world.pki.tls().certificate(&admin)).await;
+    let session = reserved.send(upgrade("tunnel", "SPDY/3.1")).await;
+    assert_eq!(session.expect("an answer").status(), 101);
+    drop(open);
+    world
+        .proxy
+        .until("no tunnel of the main lane", |page| {
+            page.sum("spillway_tunnels", &[("lane", "main")]) == 0.0
+        })
+        .await;
+    let (_io, _breaker) = tunnel(&world, "tunnel").await;
+}

@@ -12,11 +12,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proxy_core::hash;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::executor::LocalExecutor;
+use super::stopping::stopping;
 use super::worker::Worker;
 use crate::handle::handle;
 use crate::identify::Presented;
@@ -39,6 +41,9 @@ pub(crate) struct Connection {
     pub(crate) address_hash: u64,
     pub(crate) presented: Presented,
     requests: Cell<u64>,
+    http2: bool,
+    /// Asks it to end now.
+    leave: Notify,
     /// Counted for as long as anything of it is left: a tunnel outlives what hyper calls the connection.
     _open: Open,
 }
@@ -74,6 +79,11 @@ impl Connection {
     /// A request has come in.
     pub(crate) fn requested(&self) {
         self.requests.set(self.requests.get() + 1);
+    }
+
+    /// What is under way is finished, and the client is told to go elsewhere.
+    pub(crate) fn leave(&self) {
+        self.leave.notify_one();
     }
 }
 
@@ -153,6 +163,8 @@ async fn serve(open: Open, tls: TlsStream<TcpStream>, peer: SocketAddr) {
         address_hash: hash::text(&peer.ip().to_canonical().to_string()),
         presented: Presented::new(chain.unwrap_or_default()),
         requests: Cell::new(0),
+        http2,
+        leave: Notify::new(),
         _open: open,
     });
     let shared = Rc::clone(&connection);
@@ -199,13 +211,13 @@ where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut served = std::pin::pin!(served);
-    let mut stop = connection.worker.stop.clone();
+    let mut turn = std::pin::pin!(turn_to_end(connection));
     let mut seen = connection.requests.get();
     let mut asked = false;
     loop {
         tokio::select! {
             ended = &mut served => return ended,
-            _ = stop.wait_for(|stop| *stop), if !asked => {
+            () = &mut turn, if !asked => {
                 asked = true;
                 ask_to_end(served.as_mut());
             }
@@ -220,5 +232,25 @@ where
                 seen = requests;
             }
         }
+    }
+}
+
+/// Until this connection is to be asked to end.
+///
+/// HTTP/2 can say so without losing a request. HTTP/1.1 cannot: a connection that is closed before its first answer is an
+/// error to its client, so one that has had no request yet is left alone, and its first answer closes it.
+async fn turn_to_end(connection: &Connection) {
+    let mut stop = connection.worker.stop.clone();
+    let stopped = async {
+        let stopping = stopping(&mut stop).await;
+        let count = connection.worker.load.connections.load(Ordering::Relaxed);
+        tokio::time::sleep_until(stopping.moment(count, fastrand::f64())).await;
+        if !connection.http2 && connection.requests.get() == 0 {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = stopped => {}
+        () = connection.leave.notified() => {}
     }
 }

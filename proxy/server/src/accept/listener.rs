@@ -1,12 +1,12 @@
-//! Binding a lane's addresses and handing its sockets to workers.
+//! Accepting a lane's connections and handing them to workers.
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use socket2::TcpKeepalive;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -14,49 +14,8 @@ use super::worker::{Handle, Handoff};
 use crate::lane::Lane;
 use crate::shared::Shared;
 
-/// Connections the kernel may hold for us.
-const BACKLOG: i32 = 4096;
-
-/// An address that could not be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({what}): {source}")]
-pub struct BindError {
-    /// Which address.
-    pub address: SocketAddr,
-    /// What it was for.
-    pub what: &'static str,
-    /// What the system said.
-    pub source: std::io::Error,
-}
-
-/// Binds `address` for `what` (named in the error).
-///
-/// # Errors
-/// [`BindError`], for instance when something else listens there.
-pub(crate) fn bind(address: SocketAddr, what: &'static str) -> Result<StdListener, BindError> {
-    let listen = || {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    listen().map_err(|source| BindError {
-        address,
-        what,
-        source,
-    })
-}
-
-/// Accepts until `stop` changes. Runs inside a `LocalSet`.
+/// Accepts until `stop` turns true, and then what is in the queue already: closing it would reset those connections. Runs
+/// inside a `LocalSet`.
 pub(crate) async fn accept(
     listener: StdListener,
     lane: Lane,
@@ -66,13 +25,15 @@ pub(crate) async fn accept(
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
+    let hand_over =
+        |stream, peer| hand_over(stream, peer, lane, &shared, &workers, max_connections);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.changed() => return Ok(()),
+            _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((stream, peer)) => hand_over(stream, peer, lane, &shared, &workers, max_connections),
+            Ok((stream, peer)) => hand_over(stream.into_std(), peer),
             Err(error) => {
                 // Out of descriptors, most likely; trying again at once would only spin.
                 warn!(lane = lane.name(), %error, "accept failed");
@@ -80,10 +41,16 @@ pub(crate) async fn accept(
             }
         }
     }
+    let listener = listener.into_std()?;
+    while let Ok((stream, peer)) = listener.accept() {
+        hand_over(stream.set_nonblocking(true).map(|()| stream), peer);
+    }
+    Ok(())
 }
 
+/// The runtimes are one per thread: a socket leaves the one it was accepted on and joins the worker's.
 fn hand_over(
-    stream: TcpStream,
+    stream: std::io::Result<TcpStream>,
     peer: SocketAddr,
     lane: Lane,
     shared: &Shared,
@@ -100,6 +67,9 @@ fn hand_over(
     if shared.lane(lane).connections.load(Ordering::Relaxed) >= max_connections {
         return refuse("max_connections");
     }
+    let Ok(stream) = stream else {
+        return refuse("io");
+    };
     let _ = stream.set_nodelay(true);
     let socket = socket2::SockRef::from(&stream);
     let keepalive = TcpKeepalive::new()
@@ -107,10 +77,6 @@ fn hand_over(
         .with_interval(Duration::from_secs(10));
     let _ = socket.set_tcp_keepalive(&keepalive);
     let _ = socket.set_tcp_user_timeout(Some(Duration::from_secs(30)));
-    // The runtimes are one per thread: the socket leaves this one's and joins the worker's.
-    let Ok(stream) = stream.into_std() else {
-        return refuse("io");
-    };
     let Some(worker) = workers.iter().min_by_key(|worker| worker.load.weight()) else {
         return refuse("no_worker");
     };

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::endings::Endings;
+use super::stopping::{Stop, stopping};
 use crate::account::learn::Reviews;
 use crate::clock;
 use crate::error::Error;
@@ -46,6 +48,10 @@ impl std::fmt::Debug for Handoff {
 pub(crate) struct Load {
     pub(crate) connections: AtomicU64,
     pub(crate) requests: AtomicU64,
+    /// Answers that do not end by themselves.
+    pub(crate) endless: AtomicU64,
+    /// Sessions of exec, attach and port-forward.
+    pub(crate) tunnels: AtomicU64,
 }
 
 impl Load {
@@ -81,7 +87,7 @@ pub(crate) struct Worker {
     pub(crate) reviews: Reviews,
     pub(crate) endings: Rc<Endings>,
     pub(crate) handshakes: Cell<u32>,
-    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) stop: Stop,
 }
 
 impl std::fmt::Debug for Worker {
@@ -95,6 +101,13 @@ impl std::fmt::Debug for Worker {
 impl Worker {
     pub(crate) fn lane_state(&self) -> &LaneState {
         self.shared.lane(self.lane)
+    }
+
+    fn take(self: &Rc<Self>, handoff: Handoff) {
+        match handoff {
+            Handoff::Socket(stream, peer) => Connection::begin(self, stream, peer),
+            Handoff::Block(work) => work(),
+        }
     }
 
     /// Counts a failure of the upstream.
@@ -117,8 +130,8 @@ impl Worker {
     }
 }
 
-/// Starts a worker thread named `name`. It ends when `stop` turns true and its connections have ended, at the latest
-/// after `grace`.
+/// Starts a worker thread named `name`. When `stop` says so it ends what is open, takes what it is still handed, and ends
+/// with its last connection once nobody can hand it any, at the latest when the time is up.
 ///
 /// # Errors
 /// When the system refuses a thread or a runtime.
@@ -126,8 +139,7 @@ pub(crate) fn start(
     name: String,
     lane: Lane,
     shared: Arc<Shared>,
-    stop: watch::Receiver<bool>,
-    grace: Duration,
+    stop: Stop,
 ) -> std::io::Result<(Handle, std::thread::JoinHandle<()>)> {
     let (sender, inbox) = mpsc::channel(HANDOFFS);
     let load = Arc::new(Load::default());
@@ -143,59 +155,74 @@ pub(crate) fn start(
             lane,
             shared,
             upstream: Upstream::new(),
+            endings: Rc::new(Endings::of(&load)),
             load,
             throttle: Throttle::default(),
             noted: Noted::default(),
             reviews: Reviews::default(),
-            endings: Rc::default(),
             handshakes: Cell::new(0),
             stop: stop.clone(),
         });
-        LocalSet::new().block_on(&runtime, run(worker, inbox, stop, grace));
+        LocalSet::new().block_on(&runtime, run(worker, inbox, stop));
     })?;
     Ok((handle, thread))
 }
 
-async fn run(
-    worker: Rc<Worker>,
-    mut inbox: mpsc::Receiver<Handoff>,
-    mut stop: watch::Receiver<bool>,
-    grace: Duration,
-) {
+async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Handoff>, mut stop: Stop) {
     let mut tidy = tokio::time::interval(TIDY);
     let index = worker.shared.register_worker();
     loop {
         tokio::select! {
             handoff = inbox.recv() => match handoff {
-                Some(Handoff::Socket(stream, peer)) => Connection::begin(&worker, stream, peer),
-                Some(Handoff::Block(work)) => work(),
+                Some(handoff) => worker.take(handoff),
                 None => break,
             },
             _ = tidy.tick() => {
                 worker.upstream.tidy(clock::now());
                 worker.shared.publish_pools(index, worker.lane, worker.upstream.count());
             }
-            _ = stop.changed() => break,
+            _ = stopping(&mut stop) => break,
         }
     }
-    drained(&worker, grace).await;
+    drained(&worker, inbox, stop).await;
 }
 
-/// Long-running answers are ended over this share of the grace period, the rest is for them to say goodbye.
-const ENDING_SHARE: f64 = 0.7;
-/// In this many portions.
-const PORTIONS: u32 = 50;
+/// A watch that ends before this age without an event is not resumed; a second, and something for the way.
+const YOUNG: Duration = Duration::from_millis(1500);
 
-/// Ends long-running answers portion by portion, and waits until this worker's connections have ended: at most `grace`.
-async fn drained(worker: &Worker, grace: Duration) {
-    let pause = grace.mul_f64(ENDING_SHARE) / PORTIONS;
-    let ended = async {
-        let mut left = PORTIONS as usize;
-        while worker.load.connections.load(Ordering::Relaxed) > 0 {
-            worker.endings.end(worker.endings.running().div_ceil(left));
-            left = left.saturating_sub(1).max(1);
-            tokio::time::sleep(pause).await;
+/// How often a worker that ends looks at what is left.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Ends long-running answers portion by portion, and waits until this worker's connections have ended and no more can come,
+/// or the time is up.
+async fn drained(worker: &Rc<Worker>, mut inbox: mpsc::Receiver<Handoff>, mut stop: Stop) {
+    let first = stopping(&mut stop).await;
+    let spread = first.spread(worker.endings.running() as u64);
+    let mut looks = tokio::time::interval(LOOK);
+    let mut left = (spread.as_millis() / LOOK.as_millis()).max(1) as usize;
+    let mut open = true;
+    loop {
+        tokio::select! {
+            handoff = inbox.recv(), if open => match handoff {
+                Some(handoff) => worker.take(handoff),
+                None => open = false,
+            },
+            _ = looks.tick() => {
+                let now = Instant::now();
+                let latest = match now < first.all_asked() {
+                    true => now.checked_sub(YOUNG).unwrap_or(now),
+                    false => now,
+                };
+                worker.endings.end(worker.endings.running().div_ceil(left), latest);
+                left = left.saturating_sub(1).max(1);
+            }
         }
-    };
-    let _ = tokio::time::timeout(grace, ended).await;
+        let ended = !open && worker.load.connections.load(Ordering::Relaxed) == 0;
+        let tunnels = worker.load.tunnels.load(Ordering::Relaxed) > 0;
+        // Asked anew each time: somebody may have lost patience.
+        let deadline = stopping(&mut stop).await.deadline(tunnels);
+        if ended || Instant::now() >= deadline {
+            return;
+        }
+    }
 }

@@ -28,8 +28,30 @@ pub(crate) struct Counted {
     account: Option<Account>,
     /// Of answers that do not end by themselves.
     ending: Option<Ending>,
+    ends: Ends,
     /// Armed while a watch delivers its initial state.
     quiet: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why an answer ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The upstream broke it off.
+    #[error(transparent)]
+    Upstream(#[from] hyper::Error),
+    /// The process stops.
+    #[error("the proxy is stopping")]
+    Stopping,
+}
+
+/// What it means when no more comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// Events, each complete in itself, and no last one: a clean end, whatever the reason, lets a reflector go on from its
+    /// last version. It answers a stream that was reset with a full LIST.
+    Events,
+    /// An answer that is complete only as the server ended it.
+    Whole,
 }
 
 impl Body {
@@ -40,6 +62,7 @@ impl Body {
     pub(crate) fn upstream(incoming: Incoming, way: Option<Way>, account: Account) -> Self {
         let ending = account.ending();
         Self::Upstream(Box::new(Counted {
+            ends: account.ends(),
             ending,
             incoming,
             way,
@@ -57,8 +80,19 @@ impl Counted {
         }
         // The upstream has not finished: its stream is given up, not kept.
         self.way = None;
-        self.end(End::Complete);
+        self.end(match self.ends {
+            Ends::Events => End::Complete,
+            Ends::Whole => End::Broken,
+        });
         true
+    }
+
+    /// An end that is not the server's.
+    fn cut(&self, error: BodyError) -> Option<Result<Frame<Bytes>, BodyError>> {
+        match self.ends {
+            Ends::Events => None,
+            Ends::Whole => Some(Err(error)),
+        }
     }
 
     fn end(&mut self, end: End) {
@@ -105,36 +139,40 @@ impl Drop for Counted {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let counted = match &mut *self {
             Self::Local(bytes) => {
                 return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
             }
             Self::Upstream(counted) => counted,
         };
-        let polled = Pin::new(&mut counted.incoming).poll_frame(cx);
-        match &polled {
+        match Pin::new(&mut counted.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(data), Some(account)) = (frame.data_ref(), &mut counted.account) {
                     account.passed(data.len());
                     counted.quiet = None;
                 }
+                Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => counted.end(End::Broken),
-            Poll::Ready(None) => counted.end(End::Complete),
+            Poll::Ready(Some(Err(error))) => {
+                counted.end(End::Broken);
+                Poll::Ready(counted.cut(error.into()))
+            }
+            Poll::Ready(None) => {
+                counted.end(End::Complete);
+                Poll::Ready(None)
+            }
+            Poll::Pending if counted.ends_now(cx) => Poll::Ready(counted.cut(BodyError::Stopping)),
             Poll::Pending => {
-                if counted.ends_now(cx) {
-                    return Poll::Ready(None);
-                }
                 counted.watch_for_quiet(cx);
+                Poll::Pending
             }
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,7 +1,8 @@
 //! The `spillway` binary as a child process.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -39,13 +40,40 @@ pub fn run(arguments: &[&str]) -> Ended {
 impl Process {
     /// `spillway run --config FILE`.
     pub fn start(file: &Path, more: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_spillway"))
-            .arg("run")
-            .arg("--config")
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+        command
+            .args(["run", "--config"])
             .arg(file)
             .args(more)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::null());
+        Self::of(command)
+    }
+
+    /// The same with the listening sockets that a supervisor holds, by systemd's protocol.
+    pub fn activated(file: &Path, sockets: [&TcpListener; 2]) -> Self {
+        // Only these two come through `exec` without anything unsafe, so a shell moves them to where they belong.
+        const MOVE: &str =
+            "exec 3<&0 4<&1 </dev/null >/dev/null; LISTEN_FDS=2 LISTEN_PID=$$ exec \"$0\" \"$@\"";
+        let [first, second] =
+            sockets.map(|socket| OwnedFd::from(socket.try_clone().expect("a copy")));
+        let mut command = Command::new("sh");
+        command
+            .args([
+                "-c",
+                MOVE,
+                env!("CARGO_BIN_EXE_spillway"),
+                "run",
+                "--config",
+            ])
+            .arg(file)
+            .stdin(first)
+            .stdout(second);
+        Self::of(command)
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut child = command
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");

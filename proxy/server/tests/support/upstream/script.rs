@@ -127,7 +127,23 @@ pub(super) async fn answer(
             if state.refusals.fetch_add(1, Ordering::SeqCst) < usize::try_from(number)? {
                 return Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into());
             }
-            text(200, seen.json().to_string())
+            if request.method() == Method::POST {
+                counted(&state, request).await?
+            } else {
+                text(200, seen.json().to_string())
+            }
+        }
+        // The same once most of the request's body has come.
+        "refuse-late" => {
+            let mut body = request.into_body();
+            let mut received = 0;
+            while let Some(frame) = http_body_util::BodyExt::frame(&mut body).await {
+                received += frame?.data_ref().map_or(0, Bytes::len);
+                if received > 128 * 1024 {
+                    break;
+                }
+            }
+            return Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into());
         }
         // Answers to upgrades.
         "tunnel" => return Ok(switched(request, move |io| echoing(io, open))),
