@@ -21,8 +21,8 @@ const (
 
 // bootstrap waits for the server to be ready and then does what kubeadm does
 // first: with super-admin.conf, it makes the group of admin.conf cluster
-// administrators. A node that is asked for joins last. It gives up when ctx
-// ends.
+// administrators. A node and an aggregated API that are asked for join last. It
+// gives up when ctx ends.
 func bootstrap(ctx context.Context, opts options) error {
 	client, err := superAdmin(opts)
 	if err != nil {
@@ -41,7 +41,12 @@ func bootstrap(ctx context.Context, opts options) error {
 		return fmt.Errorf("creating the ClusterRoleBinding %s: %w", adminGroup, err)
 	}
 	if opts.fakeKubelet != "" {
-		return startFakeKubelet(ctx, client, opts)
+		if err := startFakeKubelet(ctx, client, opts); err != nil {
+			return err
+		}
+	}
+	if opts.aggregatedAPI {
+		return startAggregated(ctx, client, opts)
 	}
 	return nil
 }

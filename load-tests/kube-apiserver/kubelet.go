@@ -113,7 +113,7 @@ func startFakeKubelet(ctx context.Context, client kubernetes.Interface, opts opt
 	}
 	server := &http.Server{Handler: k.handler(), TLSConfig: config, ReadHeaderTimeout: time.Minute}
 	go func() { _ = server.ServeTLS(listener, "", "") }() // until the process ends
-	return registerNode(ctx, client, opts.fakeKubelet, listener.Addr().(*net.TCPAddr).Port)
+	return registerNode(ctx, client, opts, listener.Addr().(*net.TCPAddr).Port)
 }
 
 // kubeletTLS accepts nobody but the apiserver, and shows a certificate that the
@@ -127,7 +127,7 @@ func kubeletTLS(opts options) (*tls.Config, error) {
 		commonName:    "system:node:" + opts.fakeKubelet,
 		organizations: []string{"system:nodes"},
 		usage:         x509.ExtKeyUsageServerAuth,
-		names:         []string{"127.0.0.1"},
+		names:         []string{opts.nodeAddress()},
 	})
 	if err != nil {
 		return nil, err
@@ -149,11 +149,12 @@ func kubeletTLS(opts options) (*tls.Config, error) {
 }
 
 // registerNode makes the Node, or tells the one that is there of the new port.
-func registerNode(ctx context.Context, client kubernetes.Interface, name string, port int) error {
+func registerNode(ctx context.Context, client kubernetes.Interface, opts options, port int) error {
+	name := opts.fakeKubelet
 	node := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Status: corev1.NodeStatus{
-			Addresses:       []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}},
+			Addresses:       []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: opts.nodeAddress()}},
 			DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: int32(port)}},
 			Conditions:      []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
 		},
@@ -175,6 +176,7 @@ func (k *fakeKubelet) handler() http.Handler {
 	mux.HandleFunc("/attach/{namespace}/{pod}/{container}", k.serveAttach)
 	mux.HandleFunc("/portForward/{namespace}/{pod}", k.servePortForward)
 	mux.HandleFunc("/containerLogs/{namespace}/{pod}/{container}", k.serveLogs)
+	handleMirror(mux, "/mirror")
 	return mux
 }
 

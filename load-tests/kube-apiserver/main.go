@@ -87,6 +87,14 @@ func run(opts options, answers io.Writer) error {
 		return fmt.Errorf("writing the kubeconfigs: %w", err)
 	}
 
+	if opts.aggregatedAPI {
+		flag, err := startEgress(opts)
+		if err != nil {
+			return fmt.Errorf("starting the egress: %w", err)
+		}
+		opts.serverFlags = append([]string{flag}, opts.serverFlags...)
+	}
+
 	// From here on the apiserver's own signal handler is in charge.
 	apiserver := newAPIServer(opts, port)
 	watchForStop(opts.exitOnStdinClose)

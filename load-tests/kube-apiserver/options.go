@@ -23,6 +23,9 @@ type options struct {
 	exitOnStdinClose bool
 	// fakeKubelet is the name of a Node to be; empty for none.
 	fakeKubelet string
+	// aggregatedAPI is whether there is an aggregated API, and with it an
+	// egress through which the apiserver reaches pods, services and nodes.
+	aggregatedAPI bool
 	// serverFlags are handed to kube-apiserver after our own, so they win.
 	serverFlags []string
 }
@@ -30,6 +33,14 @@ type options struct {
 // path is a file or directory below the control plane's own directory.
 func (o options) path(elements ...string) string {
 	return filepath.Join(append([]string{o.dir}, elements...)...)
+}
+
+// nodeAddress is where the apiserver reaches the fake kubelet.
+func (o options) nodeAddress() string {
+	if o.aggregatedAPI {
+		return inclusterAddress
+	}
+	return "127.0.0.1"
 }
 
 // parseOptions reads the command line; it has reported what is wrong on usage
@@ -43,6 +54,7 @@ func parseOptions(args []string, usage io.Writer) (options, error) {
 	set.IntVar(&o.port, "port", 0, "`port` to serve on; 0 takes the one used before in this directory, or a free one")
 	set.BoolVar(&o.exitOnStdinClose, "exit-on-stdin-close", false, "stop when standard input ends, so that a caller that dies leaves nothing behind")
 	set.StringVar(&o.fakeKubelet, "fake-kubelet", "", "`name` of a Node to register, with a kubelet that has no containers but serves exec, attach, port-forward and logs")
+	set.BoolVar(&o.aggregatedAPI, "aggregated-api", false, "serve an aggregated API and a Pod and Service to proxy to, through an egress of the apiserver's own; for a new directory only")
 	set.Func("extra-san", "DNS `name or address` to add to the serving certificate (repeatable); kubeadm's names do not include 127.0.0.1", func(name string) error {
 		if name == "" {
 			return errors.New("empty name")

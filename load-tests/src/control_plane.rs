@@ -78,6 +78,11 @@ pub struct Options {
     /// Only the Go program has it: with `KUBEBUILDER_ASSETS` such a control
     /// plane is [`Error::Absent`].
     pub fake_kubelet: Option<String>,
+    /// Whether there is an aggregated API (`mirror.spillway.test/v1`), and a Pod
+    /// and a Service `mirror` in `default` to proxy to; the API server reaches
+    /// them, and the fake kubelet, through an egress. Like the fake kubelet only
+    /// in the Go program; for a new directory.
+    pub aggregated_api: bool,
 }
 
 /// Whose kubeconfig, of those kubeadm writes.
@@ -127,10 +132,12 @@ impl ControlPlane {
     /// failed, with the end of the log.
     pub fn start(options: Options) -> Result<Self, Error> {
         let backend = availability::prepare(Availability::detect())?;
-        if let (Backend::Assets(dir), Some(_)) = (&backend, &options.fake_kubelet) {
+        let needs_program = options.fake_kubelet.is_some() || options.aggregated_api;
+        if let (Backend::Assets(dir), true) = (&backend, needs_program) {
             return Err(Error::Absent {
                 reason: format!(
-                    "the fake kubelet is in the Go program only, and KUBEBUILDER_ASSETS={} is set",
+                    "the fake kubelet and the aggregated API are in the Go program only, and \
+                     KUBEBUILDER_ASSETS={} is set",
                     dir.display()
                 ),
             });

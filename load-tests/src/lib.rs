@@ -7,4 +7,5 @@ pub mod demo;
 pub mod generate;
 pub mod record;
 pub mod report;
+pub mod transparency;
 pub mod watches;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use load_tests::control_plane::{ControlPlane, Options, Who};
-use load_tests::{apiserver, demo, watches};
+use load_tests::{apiserver, demo, transparency, watches};
 
 #[derive(Debug, Parser)]
 #[command(name = "load-tests", version, about)]
@@ -23,6 +23,7 @@ enum Command {
     Demo(demo::Options),
     Apiserver(apiserver::Cli),
     Watches(watches::Options),
+    Transparency(transparency::Options),
     /// Runs a real control plane until standard input ends or Ctrl-C.
     ControlPlane {
         /// Directory for its data, certificates and kubeconfigs; a temporary
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
             apiserver::run(cli).map(|()| ExitCode::SUCCESS)
         }
         Command::Watches(options) => watches::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Transparency(options) => transparency::run(&options),
         Command::ControlPlane { dir } => control_plane(dir).map(|()| ExitCode::SUCCESS),
         Command::Spillway { arguments } => {
             let program = OsString::from("spillway");

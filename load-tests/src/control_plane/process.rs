@@ -129,6 +129,9 @@ fn launch_program(
     if let Some(node) = &options.fake_kubelet {
         command.arg("--fake-kubelet").arg(node);
     }
+    if options.aggregated_api {
+        command.arg("--aggregated-api");
+    }
     command.arg("--").args(&options.extra_flags);
     command
         .stdin(Stdio::piped())

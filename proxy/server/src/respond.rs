@@ -5,10 +5,10 @@
 //! is down, because a reflector answers any other refusal with a full LIST.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use proxy_core::admission::Level;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::account::Body;
 use crate::error::{Error, Refused, UpstreamError};
@@ -113,31 +113,54 @@ fn own(refused: &Refused, retry_after: u32, why: &'static str) -> Response<Body>
     response
 }
 
-/// A `Status` object with the reason that Kubernetes gives this code.
+/// `metav1.Status`, its fields in the order in which Kubernetes writes them.
+#[derive(Serialize)]
+struct Status<'a> {
+    kind: &'static str,
+    #[serde(rename = "apiVersion")]
+    api_version: &'static str,
+    metadata: Empty,
+    status: &'static str,
+    message: &'a str,
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Details>,
+    code: u16,
+}
+
+#[derive(Serialize)]
+struct Empty {}
+
+#[derive(Serialize)]
+struct Details {
+    #[serde(rename = "retryAfterSeconds")]
+    retry_after_seconds: u32,
+}
+
+/// A `Status` object with the reason that Kubernetes gives this code, byte for byte as kube-apiserver writes one.
 pub(crate) fn status(code: StatusCode, message: &str, retry_after: Option<u32>) -> Response<Body> {
-    let details = match retry_after {
-        Some(seconds) => json!({ "retryAfterSeconds": seconds }),
-        None => json!({}),
+    let object = Status {
+        kind: "Status",
+        api_version: "v1",
+        metadata: Empty {},
+        status: "Failure",
+        message,
+        reason: reason(code),
+        details: retry_after.map(|seconds| Details {
+            retry_after_seconds: seconds,
+        }),
+        code: code.as_u16(),
     };
-    let object = json!({
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": message,
-        "reason": reason(code),
-        "details": details,
-        "code": code.as_u16(),
-    });
-    let mut response = Response::new(Body::local(Bytes::from(object.to_string())));
+    // Writing to memory does not fail.
+    let mut text = serde_json::to_vec(&object).unwrap_or_default();
+    text.push(b'\n');
+    let mut response = Response::new(Body::local(Bytes::from(text)));
     *response.status_mut() = code;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     if let Some(seconds) = retry_after {
-        response
-            .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from(seconds));
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -187,6 +187,8 @@ async fn serve(open: Open, tls: TlsStream<TcpStream>, peer: SocketAddr) {
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(64 * 1024)
+            // As Go writes them; clients exist that look for `Retry-After` letter by letter.
+            .title_case_headers(true)
             .serve_connection(io, service)
             .with_upgrades();
         until_ended(

@@ -1,6 +1,6 @@
 //! Requests that are refused before anything is made of them: those that try to trick a proxy.
 
-use http::header::{CONNECTION, HOST, HeaderMap};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderMap};
 use http::{Version, request};
 
 use crate::error::Refused;
@@ -18,6 +18,11 @@ pub(crate) fn refuse(head: &request::Parts) -> Result<(), Refused> {
     }
     refuse_protected_connection_options(&head.headers)?;
     if head.version < Version::HTTP_2 {
+        refuse_unknown_expectations(head)?;
+        if head.uri.path_and_query().is_none() {
+            // `GET name` would otherwise be read as a host and sent on as `GET /`.
+            return Err(Refused::bad_request("the request target is not a path"));
+        }
         let mut hosts = head.headers.get_all(HOST).iter();
         let host = hosts.next();
         if hosts.next().is_some() {
@@ -35,6 +40,24 @@ pub(crate) fn refuse(head: &request::Parts) -> Result<(), Refused> {
         }
     }
     Ok(())
+}
+
+/// Refuses what Go's server refuses: a client that expects something else than `100-continue` would wait for it with its
+/// body, and the server for the body.
+fn refuse_unknown_expectations(head: &request::Parts) -> Result<(), Refused> {
+    let known = |expected: &http::HeaderValue| {
+        let expected = expected.as_bytes();
+        expected.is_empty() || expected.eq_ignore_ascii_case(b"100-continue")
+    };
+    match head.headers.get(EXPECT) {
+        Some(expected) if head.version == Version::HTTP_11 && !known(expected) => {
+            Err(Refused::Malformed {
+                status: http::StatusCode::EXPECTATION_FAILED,
+                what: "the only expectation that can be met is 100-continue".to_owned(),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Names that a `Connection` header must not name: removing them on a client's word would change who it is.

@@ -131,6 +131,19 @@ impl Process {
         assert!(sent.expect("kill").success());
     }
 
+    /// The most memory it ever had at once, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let kib: Option<u64> = status.expect("it runs").lines().find_map(|line| {
+            line.strip_prefix("VmHWM:")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        });
+        kib.expect("VmHWM") * 1024
+    }
+
     pub fn close_stdin(&mut self) {
         self.child.stdin.take();
     }
