@@ -32,6 +32,7 @@ mod accounts;
 mod assets;
 mod availability;
 mod client;
+mod controllers;
 mod error;
 mod files;
 mod kubeconfig;
@@ -43,11 +44,13 @@ mod seed;
 mod subject;
 
 pub use accounts::{BoundPod, Subject, TokenOptions};
-pub use availability::{Availability, go_program, go_program_in};
+pub use availability::{Availability, go_program};
 pub use client::{Answer, ApiClient, Auth, ClientOptions, Protocol};
+pub use controllers::Controllers;
 pub use error::Error;
 pub use kubeconfig::{Kubeconfig, write_kubeconfig};
 pub use pki::{Credentials, KeyAlgorithm};
+pub use program::GoProgram;
 pub use seed::{SeedKind, SeedPlan, SeedReport, seed};
 
 use process::{Backend, Process};

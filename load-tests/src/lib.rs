@@ -2,6 +2,7 @@
 //! the demonstration.
 
 pub mod apiserver;
+pub mod conformance;
 pub mod control_plane;
 pub mod demo;
 pub mod generate;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use load_tests::control_plane::{ControlPlane, Options, Who};
-use load_tests::{apiserver, demo, transparency, watches};
+use load_tests::{apiserver, conformance, demo, transparency, watches};
 
 #[derive(Debug, Parser)]
 #[command(name = "load-tests", version, about)]
@@ -24,6 +24,7 @@ enum Command {
     Apiserver(apiserver::Cli),
     Watches(watches::Options),
     Transparency(transparency::Options),
+    Conformance(conformance::Options),
     /// Runs a real control plane until standard input ends or Ctrl-C.
     ControlPlane {
         /// Directory for its data, certificates and kubeconfigs; a temporary
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         }
         Command::Watches(options) => watches::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Transparency(options) => transparency::run(&options),
+        Command::Conformance(options) => conformance::run(&options),
         Command::ControlPlane { dir } => control_plane(dir).map(|()| ExitCode::SUCCESS),
         Command::Spillway { arguments } => {
             let program = OsString::from("spillway");

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use load_tests::control_plane::{self, REQUIRE_VARIABLE};
+use load_tests::control_plane::{self, GoProgram, REQUIRE_VARIABLE};
 
 #[path = "request_info/generate.rs"]
 mod generate;
@@ -169,7 +169,7 @@ fn command(cases: &[Case]) -> Vec<Answer> {
 /// The Go program; `None`, with a line that says so, where it cannot be built.
 fn server() -> Option<std::path::PathBuf> {
     let required = std::env::var(REQUIRE_VARIABLE).is_ok_and(|value| value == "1");
-    match control_plane::go_program() {
+    match control_plane::go_program(GoProgram::ControlPlane) {
         Ok(program) => Some(program),
         Err(control_plane::Error::Absent { reason }) if !required => {
             eprintln!("skipped: nothing here reads requests as Kubernetes does: {reason}");

@@ -1,9 +1,9 @@
 //! Which control plane this machine can run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::process::Backend;
-use super::{Error, program};
+use super::{Error, GoProgram, program};
 
 /// Where a control plane to test against can come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,28 +51,20 @@ impl Availability {
 pub(super) fn prepare(availability: Availability) -> Result<Backend, Error> {
     match availability {
         Availability::Assets(dir) => Ok(Backend::Assets(dir)),
-        Availability::Go => Ok(Backend::Program(program::built(&program_dir(), PROGRAM)?)),
+        Availability::Go => Ok(Backend::Program(program::built(GoProgram::ControlPlane)?)),
         Availability::Absent(reason) => Err(Error::Absent { reason }),
     }
 }
 
-/// The Go program of this crate, built first if need be. It has modes no binary
-/// of `KUBEBUILDER_ASSETS` has, so those do not do instead.
+/// A Go program of this crate, built first if need be. The control plane's has
+/// modes no binary of `KUBEBUILDER_ASSETS` has, so those do not do instead.
 ///
 /// # Errors
 /// [`Error::Absent`] without `go`; [`Error::Build`] when the build fails.
-pub fn go_program() -> Result<PathBuf, Error> {
-    go_program_in(&program_dir(), PROGRAM)
-}
-
-/// Another Go program, with its sources in `dir`, built first if need be.
-///
-/// # Errors
-/// As [`go_program`].
-pub fn go_program_in(dir: &Path, name: &str) -> Result<PathBuf, Error> {
+pub fn go_program(which: GoProgram) -> Result<PathBuf, Error> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if has_go(std::env::split_paths(&path)) {
-        program::built(dir, name)
+        program::built(which)
     } else {
         Err(Error::Absent {
             reason: "there is no `go` on the PATH".to_owned(),
@@ -82,13 +74,6 @@ pub fn go_program_in(dir: &Path, name: &str) -> Result<PathBuf, Error> {
 
 fn has_go(mut path: impl Iterator<Item = PathBuf>) -> bool {
     path.any(|dir| dir.join("go").is_file())
-}
-
-const PROGRAM: &str = "control-plane";
-
-/// The Go program lies next to this crate's manifest.
-fn program_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kube-apiserver")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The processes of a control plane: starting, confining, stopping.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -174,12 +174,7 @@ pub(super) fn not_started(program: &str, dir: &Path, problem: String) -> Error {
 
 /// The log, for a child to append to.
 pub(super) fn log_file(dir: &Path) -> Result<File, Error> {
-    let path = dir.join(LOG_FILE);
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .map_err(files::failed(&path))
+    files::append(&dir.join(LOG_FILE))
 }
 
 /// Starts a child, confined to `core` if one is named: a child inherits the

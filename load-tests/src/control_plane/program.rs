@@ -1,4 +1,4 @@
-//! Building the Go program that links kube-apiserver and etcd.
+//! Building the Go programs of this crate.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,17 +7,56 @@ use std::time::SystemTime;
 
 use super::{Error, files};
 
-/// The program in `dir`, built as `bin/NAME` if that is missing or older than its
-/// sources. Processes that ask at the same time build once.
-pub(super) fn built(dir: &Path, name: &str) -> Result<PathBuf, Error> {
+/// A Go program of this crate, in a module of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GoProgram {
+    /// kube-apiserver and etcd, linked in from their published modules.
+    ControlPlane,
+    /// Informers that count what they ask for.
+    Informers,
+    /// client-go and controller-runtime at work.
+    Clients,
+    /// kube-controller-manager and kube-scheduler.
+    Controllers,
+    /// Kubernetes' own end-to-end tests.
+    Conformance,
+}
+
+impl GoProgram {
+    /// Its directory and the name of what is built.
+    fn place(self) -> (PathBuf, &'static str) {
+        // They lie next to this crate's manifest.
+        let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+        match self {
+            Self::ControlPlane => (home.join("kube-apiserver"), "control-plane"),
+            Self::Informers => (home.join("informers"), "informers"),
+            Self::Clients => (home.join("clients/go"), "clients"),
+            Self::Controllers => (home.join("clients/controllers"), "controllers"),
+            Self::Conformance => (home.join("clients/conformance"), "e2e.test"),
+        }
+    }
+
+    /// `go`'s subcommand that builds it.
+    fn verb(self) -> &'static [&'static str] {
+        match self {
+            Self::Conformance => &["test", "-c"],
+            _ => &["build"],
+        }
+    }
+}
+
+/// The program, built if it is missing or older than its sources. Processes that
+/// ask at the same time build once.
+pub(super) fn built(which: GoProgram) -> Result<PathBuf, Error> {
+    let (dir, name) = which.place();
     let bin = dir.join("bin");
     let program = bin.join(name);
     fs::create_dir_all(&bin).map_err(files::failed(&bin))?;
     let lock_path = bin.join("build.lock");
     let lock = File::create(&lock_path).map_err(files::failed(&lock_path))?;
     lock.lock().map_err(files::failed(&lock_path))?;
-    if !is_current(&program, dir)? {
-        build(dir, &program)?;
+    if !is_current(&program, &dir)? {
+        build(which.verb(), &dir, &program)?;
     }
     Ok(program)
     // The lock goes with the file.
@@ -43,7 +82,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|data| data.modified()).ok()
 }
 
-fn build(dir: &Path, program: &Path) -> Result<(), Error> {
+fn build(verb: &[&str], dir: &Path, program: &Path) -> Result<(), Error> {
     eprintln!("building {} (minutes, the first time)", program.display());
     // Built aside and renamed: a build cut short leaves no half a program, and
     // a running one is not written over.
@@ -51,7 +90,8 @@ fn build(dir: &Path, program: &Path) -> Result<(), Error> {
     let manifest = files::read(&dir.join("go.mod"))?;
     let output = Command::new("go")
         .current_dir(dir)
-        .args(["build", "-buildvcs=false", "-ldflags"])
+        .args(verb)
+        .args(["-buildvcs=false", "-ldflags"])
         .arg(linker_flags(&manifest))
         .arg("-o")
         .arg(&fresh)

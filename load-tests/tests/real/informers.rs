@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
 use load_tests::control_plane::{
-    ControlPlane, Kubeconfig, SERVER_NAME, Who, go_program_in, write_kubeconfig,
+    ControlPlane, GoProgram, Kubeconfig, SERVER_NAME, Who, go_program, write_kubeconfig,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
@@ -98,8 +98,7 @@ fn lists(counts: &Counts) -> u64 {
 
 /// The informers' program, or `None` without Go.
 fn program() -> Result<Option<PathBuf>> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("informers");
-    match go_program_in(&dir, "informers") {
+    match go_program(GoProgram::Informers) {
         Ok(program) => Ok(Some(program)),
         Err(load_tests::control_plane::Error::Absent { reason }) => {
             eprintln!("skipped: {reason}");

@@ -9,7 +9,9 @@ use load_tests::control_plane::{
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::support::{Kubectl, NOBODY, PATIENCE, Plane, Proxy, TestDir, plane, unique, until};
+use crate::support::{
+    Kubectl, NOBODY, PATIENCE, Plane, Proxy, TestDir, normal, plane, unique, until,
+};
 
 /// What an operator does on a day; `NAMESPACE` is the caller's own.
 const DAY: [&str; 26] = [
@@ -75,33 +77,6 @@ async fn namespace(plane: &Plane) -> Result<String> {
         .service_account_token(&name, "default", &TokenOptions::default())
         .await?;
     Ok(name)
-}
-
-/// Without what differs between any two runs.
-fn normal(text: &str, namespace: &str) -> String {
-    const DIFFERENT: [&str; 5] = [
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-        "CreationTimestamp",
-        "lastTransitionTime",
-    ];
-    let kept = text.lines().filter(|line| {
-        let key = line.trim_start_matches([' ', '"', '-']);
-        !DIFFERENT.iter().any(|name| key.starts_with(name))
-    });
-    let words = |line: &str| {
-        let words = line.split_whitespace().map(|word| {
-            let age = word.strip_suffix(['s', 'm']);
-            match age {
-                Some(age) if age.starts_with(|c: char| c.is_ascii_digit()) => "AGE",
-                _ => word,
-            }
-        });
-        words.collect::<Vec<_>>().join(" ")
-    };
-    let lines: Vec<String> = kept.map(words).collect();
-    lines.join("\n").replace(namespace, "NAMESPACE")
 }
 
 /// Goes through the day; what was said at each step, normalised.

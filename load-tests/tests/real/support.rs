@@ -25,7 +25,7 @@ mod proxy;
 mod raw;
 
 pub(crate) use authority::{Authority, cluster_authority, copy_pki, params, replace};
-pub(crate) use kubectl::{Kubectl, NOBODY};
+pub(crate) use kubectl::{Kubectl, NOBODY, normal};
 pub(crate) use kubelet::Kubelet;
 pub(crate) use plane::{AUDITED_NAMESPACE, Plane, own_plane, plane};
 pub(crate) use process::ProxyProcess;

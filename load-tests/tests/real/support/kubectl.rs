@@ -51,6 +51,8 @@ impl Kubectl {
             .args(arguments)
             .env("HOME", self.home.path())
             .env_remove("KUBECONFIG")
+            // For `kubectl edit`: a person who changes one word.
+            .env("KUBE_EDITOR", "sed -i s/red/green/")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -79,4 +81,31 @@ impl Kubectl {
             stderr: String::from_utf8(output.stderr)?,
         })
     }
+}
+
+/// What kubectl said without what differs between any two runs.
+pub(crate) fn normal(text: &str, namespace: &str) -> String {
+    const DIFFERENT: [&str; 5] = [
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+        "CreationTimestamp",
+        "lastTransitionTime",
+    ];
+    let kept = text.lines().filter(|line| {
+        let key = line.trim_start_matches([' ', '"', '-']);
+        !DIFFERENT.iter().any(|name| key.starts_with(name))
+    });
+    let words = |line: &str| {
+        let words = line.split_whitespace().map(|word| {
+            let age = word.strip_suffix(['s', 'm']);
+            match age {
+                Some(age) if age.starts_with(|c: char| c.is_ascii_digit()) => "AGE",
+                _ => word,
+            }
+        });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let lines: Vec<String> = kept.map(words).collect();
+    lines.join("\n").replace(namespace, "NAMESPACE")
 }

@@ -56,6 +56,19 @@ impl Proxy {
         })
     }
 
+    /// The main lane's URL.
+    pub(crate) fn server(&self) -> String {
+        format!("https://{}", self.main)
+    }
+
+    /// Stops in order, and starts another on the same address.
+    #[allow(dead_code, reason = "for the tests of real_clients.rs")]
+    pub(crate) async fn restart(mut self, plane: &ControlPlane) -> anyhow::Result<Self> {
+        let (main, running) = (self.main, self.running.take());
+        tokio::task::spawn_blocking(move || drop(running)).await?;
+        Self::with(plane, |config| config.listen.main = vec![main])
+    }
+
     /// A client of the main lane.
     pub(crate) fn client(&self, auth: Auth) -> Result<ApiClient, Error> {
         self.client_at(self.main, auth)
@@ -88,7 +101,7 @@ impl Proxy {
 
     /// Writes a kubeconfig for the main lane.
     pub(crate) fn kubeconfig(&self, path: &Path, auth: &Auth) -> Result<(), Error> {
-        let server = format!("https://{}", self.main);
+        let server = self.server();
         write_kubeconfig(path, &server, Some(SERVER_NAME), &self.ca_pem, auth)
     }
 
