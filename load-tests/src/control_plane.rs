@@ -48,6 +48,8 @@ pub use availability::{Availability, go_program};
 pub use client::{Answer, ApiClient, Auth, ClientOptions, Protocol};
 pub use controllers::Controllers;
 pub use error::Error;
+
+pub(crate) use client::tls_config;
 pub use kubeconfig::{Kubeconfig, write_kubeconfig};
 pub use pki::{Credentials, KeyAlgorithm};
 pub use program::GoProgram;

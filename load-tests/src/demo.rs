@@ -21,15 +21,15 @@ use serde_json::json;
 mod arm;
 mod cast;
 mod existing;
-mod exposition;
+pub(crate) mod exposition;
 mod life;
 mod live;
 mod objects;
 mod progress;
-mod proxy;
+pub(crate) mod proxy;
 mod storm;
 mod table;
-mod upstream;
+pub(crate) mod upstream;
 mod verdict;
 
 use crate::control_plane::{SeedKind, SeedPlan, seed};

@@ -2,6 +2,7 @@
 //! the demonstration.
 
 pub mod apiserver;
+pub mod attacks;
 pub mod conformance;
 pub mod control_plane;
 pub mod demo;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use load_tests::control_plane::{ControlPlane, Options, Who};
-use load_tests::{apiserver, conformance, demo, transparency, watches};
+use load_tests::{apiserver, attacks, conformance, demo, transparency, watches};
 
 #[derive(Debug, Parser)]
 #[command(name = "load-tests", version, about)]
@@ -21,6 +21,7 @@ struct Cli {
 #[allow(clippy::large_enum_variant, reason = "there is one")]
 enum Command {
     Demo(demo::Options),
+    Attacks(attacks::Options),
     Apiserver(apiserver::Cli),
     Watches(watches::Options),
     Transparency(transparency::Options),
@@ -43,6 +44,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
+        Command::Attacks(options) => attacks::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Apiserver(cli) => {
             tracing_subscriber::fmt()
                 .with_writer(std::io::stderr)

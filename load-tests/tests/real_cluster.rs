@@ -9,6 +9,10 @@ mod support;
 
 #[path = "real/certificates.rs"]
 mod certificates;
+#[path = "real/conformance.rs"]
+mod conformance;
+#[path = "real/frames.rs"]
+mod frames;
 #[path = "real/identity.rs"]
 mod identity;
 #[path = "real/informers.rs"]
@@ -29,6 +33,8 @@ mod reserved_lane;
 mod shedding;
 #[path = "real/slow_readers.rs"]
 mod slow_readers;
+#[path = "real/smuggling.rs"]
+mod smuggling;
 #[path = "real/spoofing.rs"]
 mod spoofing;
 #[path = "real/upgrade.rs"]

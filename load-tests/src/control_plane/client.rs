@@ -381,7 +381,8 @@ fn bearer(token: &str) -> Result<HeaderValue, Error> {
     Ok(value)
 }
 
-fn tls_config(options: &ClientOptions) -> Result<rustls::ClientConfig, Error> {
+/// The TLS of a client.
+pub(crate) fn tls_config(options: &ClientOptions) -> Result<rustls::ClientConfig, Error> {
     let unusable = |what: &str, error: &dyn fmt::Display| Error::Client(format!("{what}: {error}"));
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(options.ca_pem.as_bytes()) {

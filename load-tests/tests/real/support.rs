@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 #[path = "support/authority.rs"]
 mod authority;
+#[path = "support/frames.rs"]
+mod frames;
 #[path = "support/kubectl.rs"]
 mod kubectl;
 #[path = "support/kubelet.rs"]
@@ -25,6 +27,7 @@ mod proxy;
 mod raw;
 
 pub(crate) use authority::{Authority, cluster_authority, copy_pki, params, replace};
+pub(crate) use frames::{End, Fields, Frames};
 pub(crate) use kubectl::{Kubectl, NOBODY, normal};
 pub(crate) use kubelet::Kubelet;
 pub(crate) use plane::{AUDITED_NAMESPACE, Plane, own_plane, plane};

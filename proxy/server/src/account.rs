@@ -22,6 +22,7 @@ use proxy_core::time::Time;
 
 use crate::accept::connection::Connection;
 use crate::accept::endings::Ending;
+use crate::accept::patience::Sight;
 use crate::accept::worker::Worker;
 use crate::attribute::Facts;
 use crate::clock;
@@ -32,6 +33,7 @@ pub(crate) use body::Body;
 use body::Ends;
 use log::Entry;
 use seat::Seat;
+use tokio::task::AbortHandle;
 
 /// A watch that begins with the whole state has delivered it when nothing came for this long.
 const QUIET: Duration = Duration::from_millis(100);
@@ -69,6 +71,8 @@ pub(crate) struct Account {
     pub(crate) facts: Option<Facts>,
     pub(crate) class: Option<usize>,
     seat: Seat,
+    /// Ends the request.
+    cut: Option<AbortHandle>,
     arrived: Time,
     sent: Option<Time>,
     status: u16,
@@ -106,6 +110,7 @@ impl Account {
         snapshot: &Arc<Snapshot>,
         arrived: Time,
         entry: Entry,
+        cut: Option<AbortHandle>,
     ) -> Self {
         let worker = &connection.worker;
         worker
@@ -119,7 +124,8 @@ impl Account {
             entry,
             facts: None,
             class: None,
-            seat: Seat::Empty,
+            seat: Seat::default(),
+            cut,
             arrived,
             sent: None,
             status: 0,
@@ -147,7 +153,23 @@ impl Account {
         self.recharge_at = permit.as_ref().map_or(u64::MAX, |permit| {
             permit.estimate().bytes.max(SMALL_RESPONSE)
         });
-        self.seat = Seat::new(permit);
+        let cut = self.cut.take();
+        let hold = self.worker().patience.hold(permit, cut);
+        self.seat = Seat::new(hold);
+    }
+
+    /// For the request's body, to tell when it waits for its client.
+    pub(crate) fn sight(&self) -> Option<Sight> {
+        self.seat.sight()
+    }
+
+    /// A piece of the answer was handed to the client, who may or may not take it. What does not end by itself may wait for
+    /// its reader as long as it likes, once it holds nothing any more.
+    fn waits(&self) {
+        let long_running = self.facts.as_ref().is_some_and(|facts| facts.long_running);
+        if !long_running || self.seat.is_held() {
+            self.seat.waits();
+        }
     }
 
     /// The head of the upstream's answer is here.
@@ -272,6 +294,7 @@ impl Account {
         if let Some(delivered) = clock::now().0.checked_sub(QUIET.as_micros() as u64) {
             self.learn(Time(delivered));
         }
+        self.seat.goes_on();
         self.release(Outcome::Served);
     }
 

@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::header::{CONNECTION, HeaderName, HeaderValue};
+use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue};
 use http::{Request, Response, Version, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use proxy_core::admission::Kind;
 use proxy_core::attributes::Verb;
 use tower::Service as _;
 
@@ -28,11 +29,13 @@ use crate::names;
 use crate::respond;
 use crate::snapshot::Snapshot;
 use crate::upstream::body::RequestBody;
+use crate::upstream::finish::Finishing;
 use crate::upstream::{Outbound, headers, upgrade};
 
-/// Answers one request. Never fails: whatever goes wrong becomes an answer.
+/// Answers one request, the `number`th of its connection. Never fails: whatever goes wrong becomes an answer.
 pub(crate) async fn handle(
     connection: Rc<Connection>,
+    number: u64,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let worker = &connection.worker;
@@ -46,6 +49,7 @@ pub(crate) async fn handle(
         &snapshot,
         clock::now(),
         entry(&connection, &head),
+        connection.end_of(number),
     );
     let mut answer = match serve(&connection, &snapshot, &mut account, head, body, client).await {
         Ok(Served::Answer(mut response)) => {
@@ -53,6 +57,7 @@ pub(crate) async fn handle(
             response.map(|(body, way)| Body::upstream(body, way, account))
         }
         Ok(Served::Tunnel(response, tunnel)) => {
+            connection.tunnelled.set();
             account.tunnel();
             let idle = snapshot.config.listen.tunnel_idle;
             tokio::task::spawn_local(async move {
@@ -114,6 +119,9 @@ async fn serve(
         account.class = Some(snapshot.reserved_class());
         snapshot.reserved.check(&identified)?;
     }
+    if identified.credential.proves() {
+        connection.known();
+    }
 
     // Attribute and classify.
     let attributes = attribute::read(&head)?;
@@ -150,7 +158,11 @@ async fn serve(
 
     let token = learn::token_to_learn(&identified, &head.headers);
 
-    // Admit.
+    // Admit, once the client has done its part: what the server has to wait for takes no seat from others.
+    let mut body = RequestBody::new(body);
+    if !facts.long_running && !head.headers.contains_key(EXPECT) {
+        body.gather().await?;
+    }
     let permit = admit(
         worker,
         snapshot,
@@ -161,6 +173,7 @@ async fn serve(
     )
     .await?;
     account.admitted(permit);
+    body.seen_by(account.sight());
 
     // Upstream.
     headers::take_off(
@@ -176,7 +189,7 @@ async fn serve(
     );
     let outbound = Outbound {
         head,
-        body: RequestBody::new(body),
+        body,
         credential: identified.credential,
         traffic: facts.traffic,
         snapshot: Arc::clone(snapshot),
@@ -190,7 +203,13 @@ async fn serve(
             upgrade::Answer::Ordinary(response) => (response, None),
         },
         None => {
-            let inbound = worker.upstream.clone().call(outbound).await?;
+            let asking = worker.upstream.clone().call(outbound);
+            let inbound = match facts.kind {
+                Kind::Short if !facts.long_running => {
+                    Finishing::new(asking, account.sight()).await?
+                }
+                _ => asking.await?,
+            };
             (inbound.response, Some(inbound.way))
         }
     };

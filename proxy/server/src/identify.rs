@@ -54,6 +54,11 @@ impl Credential {
         }
     }
 
+    /// Whether somebody proved who they are.
+    pub(crate) const fn proves(self) -> bool {
+        matches!(self, Self::Asserted | Self::Token)
+    }
+
     /// Whether we assert the identity, with the front-proxy certificate.
     pub(crate) const fn is_asserted(self) -> bool {
         matches!(self, Self::Asserted | Self::AssertedNobody)

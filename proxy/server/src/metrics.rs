@@ -184,6 +184,14 @@ impl Metrics {
                 "Connections refused at accept, by lane and reason.",
             ),
             (
+                "spillway_abusive_connections_total",
+                "HTTP/2 connections ended because of what the client did too often, by lane and reason.",
+            ),
+            (
+                "spillway_unread_requests_total",
+                "Requests ended because the client did not take their answer or did not send their body, by lane.",
+            ),
+            (
                 "spillway_config_reloads_total",
                 "Configuration reloads, by result.",
             ),

@@ -39,7 +39,10 @@ impl Names {
             self.names.clear();
             self.forgotten.fetch_add(1, Ordering::Relaxed);
         }
-        let end = name.floor_char_boundary(LONGEST);
+        let mut end = LONGEST.min(name.len());
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
         self.names
             .insert(hash, name.get(..end).unwrap_or("").into());
     }

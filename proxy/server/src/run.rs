@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::accept::handover::Offer;
 use crate::accept::listener;
+use crate::accept::places;
 use crate::accept::sockets::{BindError, Given};
 use crate::accept::stopping::{Stop, Stopping};
 use crate::accept::worker::{self, Handoff};
@@ -306,10 +307,12 @@ impl Running {
         if sockets.is_empty() {
             return Ok(());
         }
+        let strangers = places::max_strangers(max_connections, workers);
         let mut handles = Vec::new();
         for number in 0..workers.max(1) {
             let name = format!("{}-{number}", lane.name());
-            let (handle, thread) = worker::start(name, lane, Arc::clone(shared), stop.clone())?;
+            let shared = Arc::clone(shared);
+            let (handle, thread) = worker::start(name, lane, shared, strangers, stop.clone())?;
             self.loads.push(Arc::clone(&handle.load));
             handles.push(handle);
             self.threads.push(thread);

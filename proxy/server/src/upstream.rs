@@ -5,13 +5,12 @@
 
 pub(crate) mod body;
 pub(crate) mod connect;
+pub(crate) mod finish;
 pub(crate) mod headers;
 pub(crate) mod pool;
 pub(crate) mod upgrade;
 
 use std::cell::Cell;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -346,7 +345,7 @@ fn for_http1(mut head: request::Parts, body: RequestBody) -> Request<RequestBody
 impl Service<Outbound> for Upstream {
     type Response = Inbound;
     type Error = UpstreamError;
-    type Future = Pin<Box<dyn Future<Output = Result<Inbound, UpstreamError>>>>;
+    type Future = finish::Asking;
 
     /// Always ready: what does not fit is refused by admission, or as [`UpstreamError::NoStream`].
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {

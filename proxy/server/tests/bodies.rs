@@ -299,9 +299,8 @@ async fn an_upload_the_server_answers_early_gets_that_answer() {
     let world = World::new();
     for (which, mut client) in clients(&world).await.into_iter().enumerate() {
         let (feed, body) = Payload::channel();
-        feed.send(Ok(Frame::data("begun".into())))
-            .await
-            .expect("taken");
+        // More than is waited for before the server sees a request.
+        feed.send(Ok(Frame::data(chunk(0)))).await.expect("taken");
         let answer = client.call(post(PODS, "early", body)).await;
         assert_eq!(answer.status, 403, "client {which}: {answer:?}");
         drop(feed);

@@ -59,10 +59,17 @@ impl Plane {
 
     /// The audit event of a request, once it is written.
     pub(crate) fn audited(&self, request_uri: &str) -> Option<Value> {
-        let log = std::fs::read_to_string(audit_log(&self.dir)).ok()?;
-        log.lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        self.all_audited()
+            .into_iter()
             .find(|event| event["requestURI"] == request_uri)
+    }
+
+    /// Every audit event so far.
+    pub(crate) fn all_audited(&self) -> Vec<Value> {
+        let log = std::fs::read_to_string(audit_log(&self.dir)).unwrap_or_default();
+        log.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
     }
 }
 

@@ -13,7 +13,7 @@ use proxy_server::run::{self, Running};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::Raw;
+use super::{Frames, Raw};
 
 /// A running proxy; dropping it stops it.
 #[derive(Debug)]
@@ -69,6 +69,11 @@ impl Proxy {
         Self::with(plane, |config| config.listen.main = vec![main])
     }
 
+    /// The main lane's address.
+    pub(crate) fn main(&self) -> SocketAddr {
+        self.main
+    }
+
     /// A client of the main lane.
     pub(crate) fn client(&self, auth: Auth) -> Result<ApiClient, Error> {
         self.client_at(self.main, auth)
@@ -97,6 +102,11 @@ impl Proxy {
     /// An HTTP/1.1 connection to the main lane.
     pub(crate) async fn raw(&self, credentials: Option<&Credentials>) -> anyhow::Result<Raw> {
         Raw::connect(self.main, &self.ca_pem, credentials).await
+    }
+
+    /// An HTTP/2 connection to the main lane, by hand.
+    pub(crate) async fn frames(&self, credentials: Option<&Credentials>) -> anyhow::Result<Frames> {
+        Frames::connect(self.main, &self.ca_pem, credentials).await
     }
 
     /// Writes a kubeconfig for the main lane.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use load_tests::control_plane::{ControlPlane, Credentials, SERVER_NAME};
@@ -63,32 +64,8 @@ impl Raw {
         ca_pem: &str,
         credentials: Option<&Credentials>,
     ) -> anyhow::Result<Self> {
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-            roots.add(certificate?)?;
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots);
-        let mut config = match credentials {
-            None => builder.with_no_client_auth(),
-            Some(credentials) => builder.with_client_auth_cert(
-                CertificateDer::pem_slice_iter(credentials.cert_pem.as_bytes())
-                    .collect::<Result<_, _>>()?,
-                PrivateKeyDer::from_pem_slice(credentials.key_pem.as_bytes())?,
-            )?,
-        };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let socket = TcpSocket::new_v4()?;
-        socket.bind(SocketAddr::new(CLIENT, 0))?;
-        let stream = socket.connect(address).await?;
-        stream.set_nodelay(true)?;
-        let stream = TlsConnector::from(Arc::new(config))
-            .connect(ServerName::try_from(SERVER_NAME)?, stream)
-            .await?;
         Ok(Self {
-            stream,
+            stream: connect(address, ca_pem, credentials, b"http/1.1").await?,
             unread: Vec::new(),
         })
     }
@@ -169,6 +146,17 @@ impl Raw {
         }
     }
 
+    /// Reads until nothing came for `quiet`, or the other side has closed.
+    pub(crate) async fn listen(&mut self, quiet: Duration) {
+        loop {
+            let reading = self.stream.read_buf(&mut self.unread);
+            match tokio::time::timeout(quiet, reading).await {
+                Ok(Ok(read)) if read > 0 => {}
+                _ => return,
+            }
+        }
+    }
+
     /// Says that nothing follows, and reads everything until the other side has
     /// closed too.
     pub(crate) async fn finish(mut self) -> anyhow::Result<Vec<u8>> {
@@ -201,6 +189,39 @@ impl Raw {
             .context("neither an answer nor an end")?
             .unwrap_or_default())
     }
+}
+
+/// TLS to `address`, for `protocol`.
+pub(super) async fn connect(
+    address: SocketAddr,
+    ca_pem: &str,
+    credentials: Option<&Credentials>,
+    protocol: &[u8],
+) -> anyhow::Result<TlsStream<tokio::net::TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        roots.add(certificate?)?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let mut config = match credentials {
+        None => builder.with_no_client_auth(),
+        Some(credentials) => builder.with_client_auth_cert(
+            CertificateDer::pem_slice_iter(credentials.cert_pem.as_bytes())
+                .collect::<Result<_, _>>()?,
+            PrivateKeyDer::from_pem_slice(credentials.key_pem.as_bytes())?,
+        )?,
+    };
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(CLIENT, 0))?;
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from(SERVER_NAME)?, stream)
+        .await?)
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {

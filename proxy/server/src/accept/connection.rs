@@ -1,6 +1,6 @@
 //! One client connection: TLS handshake, HTTP/2 or HTTP/1.1 by ALPN, and its end.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
@@ -13,11 +13,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use proxy_core::hash;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
-use super::executor::LocalExecutor;
+use super::executor::{StreamExecutor, Streams};
+use super::guard::{Guarded, Tunnelled};
+use super::places::{Entry, Place};
 use super::stopping::stopping;
 use super::worker::Worker;
 use crate::handle::handle;
@@ -26,8 +30,10 @@ use crate::lane::Lane;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
-/// An HTTP/2 connection without a request is closed after this, as kube-apiserver does.
-const IDLE: Duration = Duration::from_secs(90);
+/// How often a connection is asked whether it is still of use.
+const LOOK: Duration = Duration::from_secs(30);
+/// So often in a row without a request, an HTTP/2 connection is asked to end: after 90 s, as kube-apiserver does.
+const IDLE_LOOKS: u32 = 3;
 const STREAM_WINDOW: u32 = 128 * 1024;
 const MAX_STREAMS: u32 = 250;
 const MAX_HEADERS: u32 = 64 * 1024;
@@ -40,10 +46,17 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     pub(crate) address_hash: u64,
     pub(crate) presented: Presented,
+    pub(crate) tunnelled: Tunnelled,
     requests: Cell<u64>,
     http2: bool,
     /// Asks it to end now.
     leave: Notify,
+    /// Ends it, with everything on it.
+    task: Rc<OnceCell<AbortHandle>>,
+    /// Of HTTP/2.
+    streams: Rc<Streams>,
+    /// Until somebody proves who they are.
+    stranger: RefCell<Option<Place>>,
     /// Counted for as long as anything of it is left: a tunnel outlives what hyper calls the connection.
     _open: Open,
 }
@@ -51,29 +64,54 @@ pub(crate) struct Connection {
 impl Connection {
     /// Starts serving a socket. Refuses it when too many handshakes are under way.
     pub(crate) fn begin(worker: &Rc<Worker>, stream: StdStream, peer: SocketAddr) {
+        let Ok(stream) = TcpStream::from_std(stream) else {
+            return;
+        };
         let most = worker.shared.snapshot.load().config.listen.max_handshakes;
-        if worker.handshakes.get() >= most {
-            let labels = [("lane", worker.lane.name()), ("reason", "max_handshakes")];
+        let count = |reason| {
+            let labels = [("lane", worker.lane.name()), ("reason", reason)];
             worker
                 .shared
                 .metrics
                 .counter("spillway_refused_connections_total", &labels)
                 .increment(1);
-            return;
-        }
-        let Ok(stream) = TcpStream::from_std(stream) else {
-            return;
         };
+        let now = Instant::now();
+        let place = match worker.handshakes.enter(peer.ip(), most, now) {
+            Entry::Free(place) => place,
+            Entry::Displacing(place) => {
+                count("handshake_displaced");
+                place
+            }
+            Entry::Refused => return count("max_handshakes"),
+        };
+        let stranger = match worker.strangers.enter(peer.ip(), worker.max_strangers, now) {
+            Entry::Free(place) => place,
+            Entry::Displacing(place) => {
+                count("stranger_displaced");
+                place
+            }
+            Entry::Refused => return count("max_strangers"),
+        };
+        let numbers = (place.number(), stranger.number());
         let open = Open::count(worker);
-        tokio::task::spawn_local(async move {
+        let own = Rc::new(OnceCell::new());
+        let own_task = Rc::clone(&own);
+        let task = tokio::task::spawn_local(async move {
             let worker = Rc::clone(&open.worker);
-            match handshake(&worker, stream).await {
-                Ok(tls) => serve(open, tls, peer).await,
+            let handshaken = handshake(&worker, stream).await;
+            drop(place);
+            match handshaken {
+                Ok(tls) => serve(open, stranger, tls, peer, own_task).await,
                 Err(error) => {
                     debug!(lane = worker.lane.name(), %peer, %error, "TLS handshake failed")
                 }
             }
         });
+        worker.handshakes.run_by(numbers.0, task.abort_handle());
+        worker.strangers.run_by(numbers.1, task.abort_handle());
+        // The task has not run yet.
+        let _ = own.set(task.abort_handle());
     }
 
     /// A request has come in.
@@ -84,6 +122,17 @@ impl Connection {
     /// What is under way is finished, and the client is told to go elsewhere.
     pub(crate) fn leave(&self) {
         self.leave.notify_one();
+    }
+
+    /// Somebody proved who they are, and may use this lane.
+    pub(crate) fn known(&self) {
+        self.stranger.take();
+    }
+
+    /// What ends request `number`: its stream, or all of an HTTP/1.1 connection.
+    pub(crate) fn end_of(&self, number: u64) -> Option<AbortHandle> {
+        let stream = self.streams.task(number);
+        stream.or_else(|| self.task.get().cloned())
     }
 }
 
@@ -123,20 +172,7 @@ impl Drop for Open {
     }
 }
 
-/// Counts a handshake under way; uncounts it when dropped.
-struct Handshake<'a>(&'a Worker);
-
-impl Drop for Handshake<'_> {
-    fn drop(&mut self) {
-        self.0
-            .handshakes
-            .set(self.0.handshakes.get().saturating_sub(1));
-    }
-}
-
 async fn handshake(worker: &Worker, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-    worker.handshakes.set(worker.handshakes.get() + 1);
-    let _handshake = Handshake(worker);
     let acceptor = {
         let snapshot = worker.shared.snapshot.load();
         let tls = match worker.lane {
@@ -150,7 +186,13 @@ async fn handshake(worker: &Worker, stream: TcpStream) -> std::io::Result<TlsStr
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
-async fn serve(open: Open, tls: TlsStream<TcpStream>, peer: SocketAddr) {
+async fn serve(
+    open: Open,
+    stranger: Place,
+    tls: TlsStream<TcpStream>,
+    peer: SocketAddr,
+    task: Rc<OnceCell<AbortHandle>>,
+) {
     let worker = &Rc::clone(&open.worker);
     let (_, session) = tls.get_ref();
     let http2 = session.alpn_protocol() == Some(b"h2");
@@ -162,20 +204,31 @@ async fn serve(open: Open, tls: TlsStream<TcpStream>, peer: SocketAddr) {
         peer,
         address_hash: hash::text(&peer.ip().to_canonical().to_string()),
         presented: Presented::new(chain.unwrap_or_default()),
+        tunnelled: Tunnelled::default(),
         requests: Cell::new(0),
         http2,
         leave: Notify::new(),
+        task,
+        streams: Rc::default(),
+        stranger: RefCell::new(Some(stranger)),
         _open: open,
     });
     let shared = Rc::clone(&connection);
-    let service = service_fn(move |request| handle(Rc::clone(&shared), request));
-    let io = TokioIo::new(tls);
+    let service = service_fn(move |request| {
+        let number = shared.streams.ask();
+        handle(Rc::clone(&shared), number, request)
+    });
+    let (io, parting) = Guarded::new(tls, http2, connection.tunnelled.clone());
+    let io = TokioIo::new(io);
     let ended = if http2 {
-        let served = http2::Builder::new(LocalExecutor)
+        let served = http2::Builder::new(StreamExecutor(Rc::clone(&connection.streams)))
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(STREAM_WINDOW * 100)
             .max_concurrent_streams(MAX_STREAMS)
+            // Cancelled before it was looked at: harmless, and bounded by the budget of resets. The default of 20 would
+            // end a client whose calls time out together while this thread is busy.
+            .max_pending_accept_reset_streams(MAX_STREAMS as usize)
             .max_header_list_size(MAX_HEADERS)
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(30))
@@ -198,12 +251,39 @@ async fn serve(open: Open, tls: TlsStream<TcpStream>, peer: SocketAddr) {
         )
         .await
     };
+    let parted = parting.take();
+    let abuse = match (&parted, &ended) {
+        (Some(parted), _) => Some(parted.abuse.name()),
+        (None, Err(error)) if told_to_calm_down(error) => Some("protocol"),
+        (None, _) => None,
+    };
+    if let Some(reason) = abuse {
+        let labels = [("lane", worker.lane.name()), ("reason", reason)];
+        worker
+            .shared
+            .metrics
+            .counter("spillway_abusive_connections_total", &labels)
+            .increment(1);
+    }
     if let Err(error) = ended {
-        debug!(lane = worker.lane.name(), %peer, %error, "connection ended");
+        debug!(lane = worker.lane.name(), %peer, %error, abuse, "connection ended");
+    }
+    if let Some(parted) = parted {
+        parted.see_out().await;
     }
 }
 
-/// Drives a connection to its end; asks it to end when the process stops or nothing was requested for a while.
+/// Whether the HTTP/2 library itself found that the client asks too much.
+fn told_to_calm_down(error: &hyper::Error) -> bool {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+        .is_some_and(|error| {
+            error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+        })
+}
+
+/// Drives a connection to its end; asks it to end when the process stops or nothing was requested for a while. What has
+/// been asked, and then has nothing under way, is closed even if the client does not read what it was sent.
 async fn until_ended<C>(
     connection: &Rc<Connection>,
     served: C,
@@ -215,23 +295,30 @@ where
     let mut served = std::pin::pin!(served);
     let mut turn = std::pin::pin!(turn_to_end(connection));
     let mut seen = connection.requests.get();
+    let mut idle_looks = 0;
     let mut asked = false;
     loop {
         tokio::select! {
             ended = &mut served => return ended,
             () = &mut turn, if !asked => {
                 asked = true;
+                idle_looks = 0;
                 ask_to_end(served.as_mut());
             }
-            () = tokio::time::sleep(IDLE), if !asked => {
+            () = tokio::time::sleep(LOOK) => {
                 let requests = connection.requests.get();
                 // One for the service, one here; every open account holds one more.
                 let in_flight = Rc::strong_count(connection) > 2;
-                if requests == seen && !in_flight {
+                let idle = requests == seen && !in_flight;
+                seen = requests;
+                idle_looks = if idle { idle_looks + 1 } else { 0 };
+                if asked && idle {
+                    return Ok(());
+                }
+                if idle_looks >= IDLE_LOOKS {
                     asked = true;
                     ask_to_end(served.as_mut());
                 }
-                seen = requests;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Requests that are refused before anything is made of them: those that try to trick a proxy.
 
-use http::header::{CONNECTION, EXPECT, HOST, HeaderMap};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, TRANSFER_ENCODING};
 use http::{Version, request};
 
 use crate::error::Refused;
@@ -16,9 +16,17 @@ pub(crate) fn refuse(head: &request::Parts) -> Result<(), Refused> {
             what: "CONNECT is not a method of the Kubernetes API".to_owned(),
         });
     }
+    if head
+        .uri
+        .scheme_str()
+        .is_some_and(|scheme| !matches!(scheme, "https" | "http"))
+    {
+        return Err(Refused::bad_request("the scheme is not one of HTTP"));
+    }
     refuse_protected_connection_options(&head.headers)?;
+    refuse_other_codings(&head.headers)?;
+    refuse_other_expectations(&head.headers)?;
     if head.version < Version::HTTP_2 {
-        refuse_unknown_expectations(head)?;
         if head.uri.path_and_query().is_none() {
             // `GET name` would otherwise be read as a host and sent on as `GET /`.
             return Err(Refused::bad_request("the request target is not a path"));
@@ -42,22 +50,38 @@ pub(crate) fn refuse(head: &request::Parts) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Refuses what Go's server refuses: a client that expects something else than `100-continue` would wait for it with its
-/// body, and the server for the body.
-fn refuse_unknown_expectations(head: &request::Parts) -> Result<(), Refused> {
-    let known = |expected: &http::HeaderValue| {
-        let expected = expected.as_bytes();
-        expected.is_empty() || expected.eq_ignore_ascii_case(b"100-continue")
+/// Refuses every transfer coding but `chunked`, said once. hyper takes anything whose last word is `chunked`; what came
+/// before would be lost on the way to the server, which refuses such requests too.
+///
+/// # Errors
+/// [`Refused::Malformed`], a 501 as Go answers.
+fn refuse_other_codings(headers: &HeaderMap) -> Result<(), Refused> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else {
+        return Ok(());
     };
-    match head.headers.get(EXPECT) {
-        Some(expected) if head.version == Version::HTTP_11 && !known(expected) => {
-            Err(Refused::Malformed {
-                status: http::StatusCode::EXPECTATION_FAILED,
-                what: "the only expectation that can be met is 100-continue".to_owned(),
-            })
-        }
-        _ => Ok(()),
+    if coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none() {
+        return Ok(());
     }
+    Err(Refused::Malformed {
+        status: http::StatusCode::NOT_IMPLEMENTED,
+        what: "a transfer coding other than chunked".to_owned(),
+    })
+}
+
+/// Refuses what a client expects before it sends its body, unless it is to be told to go on.
+///
+/// # Errors
+/// [`Refused::Malformed`], a 417 as Go answers.
+fn refuse_other_expectations(headers: &HeaderMap) -> Result<(), Refused> {
+    let mut expected = headers.get_all(EXPECT).iter();
+    if expected.all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Ok(());
+    }
+    Err(Refused::Malformed {
+        status: http::StatusCode::EXPECTATION_FAILED,
+        what: "an expectation other than 100-continue".to_owned(),
+    })
 }
 
 /// Names that a `Connection` header must not name: removing them on a client's word would change who it is.
@@ -113,6 +137,29 @@ mod tests {
             map.append(name, value.parse().expect("value"));
         }
         map
+    }
+
+    #[test]
+    fn a_body_is_chunked_once_or_not_at_all() {
+        for sound in [
+            map(&[]),
+            map(&[("transfer-encoding", "chunked")]),
+            map(&[("transfer-encoding", "Chunked")]),
+        ] {
+            assert!(refuse_other_codings(&sound).is_ok(), "{sound:?}");
+        }
+        for bad in [
+            map(&[("transfer-encoding", "gzip, chunked")]),
+            map(&[("transfer-encoding", "chunked, chunked")]),
+            map(&[("transfer-encoding", "identity")]),
+            map(&[
+                ("transfer-encoding", "chunked"),
+                ("transfer-encoding", "chunked"),
+            ]),
+        ] {
+            let refused = refuse_other_codings(&bad).expect_err("a second coding");
+            assert!(matches!(refused, Refused::Malformed { status, .. } if status == 501));
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! One worker: a thread with its own runtime, its clients' connections and its own upstream connections.
 
-use std::cell::Cell;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,10 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connection::Connection;
 use super::endings::Endings;
+use super::patience::{self, Patience};
+use super::places::Places;
 use super::stopping::{Stop, stopping};
 use crate::account::learn::Reviews;
 use crate::clock;
@@ -86,7 +87,12 @@ pub(crate) struct Worker {
     pub(crate) noted: Noted,
     pub(crate) reviews: Reviews,
     pub(crate) endings: Rc<Endings>,
-    pub(crate) handshakes: Cell<u32>,
+    pub(crate) patience: Rc<Patience>,
+    pub(crate) handshakes: Rc<Places>,
+    /// Connections on which nobody has yet proved who they are.
+    pub(crate) strangers: Rc<Places>,
+    /// At most so many.
+    pub(crate) max_strangers: u32,
     pub(crate) stop: Stop,
 }
 
@@ -110,6 +116,20 @@ impl Worker {
         }
     }
 
+    /// Takes from clients what they have kept for too long.
+    fn look_at_the_waiting(&self) {
+        let cut = self.patience.look(clock::now());
+        if cut > 0 {
+            self.shared
+                .metrics
+                .counter(
+                    "spillway_unread_requests_total",
+                    &[("lane", self.lane.name())],
+                )
+                .increment(cut);
+        }
+    }
+
     /// Counts a failure of the upstream.
     pub(crate) fn note(&self, error: &Error) {
         if let Error::Upstream(failure) = error {
@@ -130,8 +150,9 @@ impl Worker {
     }
 }
 
-/// Starts a worker thread named `name`. When `stop` says so it ends what is open, takes what it is still handed, and ends
-/// with its last connection once nobody can hand it any, at the latest when the time is up.
+/// Starts a worker thread named `name`, with room for `max_strangers`. When `stop` says so it ends what is open, takes
+/// what it is still handed, and ends with its last connection once nobody can hand it any, at the latest when the time is
+/// up.
 ///
 /// # Errors
 /// When the system refuses a thread or a runtime.
@@ -139,6 +160,7 @@ pub(crate) fn start(
     name: String,
     lane: Lane,
     shared: Arc<Shared>,
+    max_strangers: u32,
     stop: Stop,
 ) -> std::io::Result<(Handle, std::thread::JoinHandle<()>)> {
     let (sender, inbox) = mpsc::channel(HANDOFFS);
@@ -160,7 +182,10 @@ pub(crate) fn start(
             throttle: Throttle::default(),
             noted: Noted::default(),
             reviews: Reviews::default(),
-            handshakes: Cell::new(0),
+            patience: Rc::new(Patience::new(clock::now())),
+            handshakes: Rc::default(),
+            strangers: Rc::default(),
+            max_strangers,
             stop: stop.clone(),
         });
         LocalSet::new().block_on(&runtime, run(worker, inbox, stop));
@@ -170,6 +195,8 @@ pub(crate) fn start(
 
 async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Handoff>, mut stop: Stop) {
     let mut tidy = tokio::time::interval(TIDY);
+    let mut look = tokio::time::interval(patience::LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let index = worker.shared.register_worker();
     loop {
         tokio::select! {
@@ -181,6 +208,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Handoff>, mut stop: S
                 worker.upstream.tidy(clock::now());
                 worker.shared.publish_pools(index, worker.lane, worker.upstream.count());
             }
+            _ = look.tick() => worker.look_at_the_waiting(),
             _ = stopping(&mut stop) => break,
         }
     }

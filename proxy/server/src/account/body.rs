@@ -2,7 +2,7 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -17,6 +17,13 @@ use crate::upstream::Way;
 pub(crate) enum Body {
     /// The upstream's, counted.
     Upstream(Box<Counted>),
+    /// The upstream's, which was here whole when its head was; with its length if the upstream told it.
+    Whole {
+        /// All of it.
+        bytes: Option<Bytes>,
+        /// Whether its length was known in advance.
+        sized: bool,
+    },
     /// Our own, or none.
     Local(Option<Bytes>),
 }
@@ -24,6 +31,8 @@ pub(crate) enum Body {
 /// An upstream body with everything that must last as long as it does.
 pub(crate) struct Counted {
     incoming: Incoming,
+    /// What came with the head.
+    first: Option<hyper::Result<Frame<Bytes>>>,
     way: Option<Way>,
     account: Option<Account>,
     /// Of answers that do not end by themselves.
@@ -59,12 +68,37 @@ impl Body {
         Self::Local((!bytes.is_empty()).then_some(bytes))
     }
 
-    pub(crate) fn upstream(incoming: Incoming, way: Option<Way>, account: Account) -> Self {
+    pub(crate) fn upstream(mut incoming: Incoming, way: Option<Way>, mut account: Account) -> Self {
         let ending = account.ending();
+        let sized = incoming.size_hint().exact().is_some();
+        let mut first = None;
+        // Most answers are small, and here together with their heads. The server is done with them: they hold nothing from
+        // here on, however long the client takes over them.
+        if ending.is_none() && !incoming.is_end_stream() {
+            let mut nobody = Context::from_waker(Waker::noop());
+            if let Poll::Ready(Some(frame)) = Pin::new(&mut incoming).poll_frame(&mut nobody) {
+                first = Some(frame);
+            }
+            if let Some(data) = data_of(first.as_ref()) {
+                account.passed(data.len());
+            }
+            if incoming.is_end_stream()
+                && let Some(bytes) = data_of(first.as_ref()).cloned()
+            {
+                account.close(End::Complete);
+                if let Some(way) = way {
+                    way.finish();
+                }
+                let bytes = (!bytes.is_empty()).then_some(bytes);
+                return Self::Whole { bytes, sized };
+            }
+            account.waits();
+        }
         Self::Upstream(Box::new(Counted {
             ends: account.ends(),
             ending,
             incoming,
+            first,
             way,
             account: Some(account),
             quiet: None,
@@ -125,6 +159,18 @@ impl Counted {
     }
 }
 
+fn data_of(frame: Option<&hyper::Result<Frame<Bytes>>>) -> Option<&Bytes> {
+    frame?.as_ref().ok()?.data_ref()
+}
+
+fn with_first(counted: &Counted) -> SizeHint {
+    let first = data_of(counted.first.as_ref()).map_or(0, |data| data.len() as u64);
+    match counted.incoming.size_hint().exact() {
+        Some(rest) => SizeHint::with_exact(first + rest),
+        None => SizeHint::default(),
+    }
+}
+
 impl Drop for Counted {
     fn drop(&mut self) {
         // hyper does not ask again once a body says it is at its end.
@@ -149,12 +195,28 @@ impl HttpBody for Body {
             Self::Local(bytes) => {
                 return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
             }
+            Self::Whole { bytes, .. } => {
+                return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
+            }
             Self::Upstream(counted) => counted,
         };
+        if let Some(first) = counted.first.take() {
+            if let Some(account) = &counted.account {
+                account.waits();
+            }
+            return Poll::Ready(match first {
+                Ok(frame) => Some(Ok(frame)),
+                Err(error) => {
+                    counted.end(End::Broken);
+                    counted.cut(error.into())
+                }
+            });
+        }
         match Pin::new(&mut counted.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(data), Some(account)) = (frame.data_ref(), &mut counted.account) {
                     account.passed(data.len());
+                    account.waits();
                     counted.quiet = None;
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -169,6 +231,9 @@ impl HttpBody for Body {
             }
             Poll::Pending if counted.ends_now(cx) => Poll::Ready(counted.cut(BodyError::Stopping)),
             Poll::Pending => {
+                if let Some(account) = &counted.account {
+                    account.seat.goes_on();
+                }
                 counted.watch_for_quiet(cx);
                 Poll::Pending
             }
@@ -177,8 +242,8 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Local(bytes) => bytes.is_none(),
-            Self::Upstream(counted) => counted.incoming.is_end_stream(),
+            Self::Local(bytes) | Self::Whole { bytes, .. } => bytes.is_none(),
+            Self::Upstream(counted) => counted.first.is_none() && counted.incoming.is_end_stream(),
         }
     }
 
@@ -187,7 +252,12 @@ impl HttpBody for Body {
             Self::Local(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Self::Upstream(counted) => counted.incoming.size_hint(),
+            Self::Whole { sized: false, .. } => SizeHint::default(),
+            Self::Whole { bytes, .. } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            // Asked for before the first piece is.
+            Self::Upstream(counted) => with_first(counted),
         }
     }
 }

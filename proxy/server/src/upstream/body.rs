@@ -1,22 +1,36 @@
-//! The request body on its way up: the client's own, passed on frame by frame, or none.
+//! The body of a request on its way up.
+//!
+//! Its beginning is waited for before the request asks for admission, and kept until the answer begins, so that a request
+//! the server never looked at can be sent again. The rest is passed on as it comes.
 
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-/// As much of a body is kept until the answer begins, so that a request the server never looked at can be sent again.
-/// Nearly every object of Kubernetes is smaller.
+use crate::accept::patience::Sight;
+use crate::error::Refused;
+
+/// So much of a body is waited for, and kept, in bytes. Nearly every object of Kubernetes is smaller.
 const KEPT: usize = 64 * 1024;
+/// In so many pieces at most.
+const PIECES: usize = 64;
+/// It is waited for so long. kube-apiserver gives up on a request after as much.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Less than this at a time is no reason to believe that the body will end.
+const PROGRESS: usize = 1024;
 
 /// What is sent upstream as a body.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
-    /// The client's body, streamed.
+    /// The client's body.
     Client(Replay),
     /// A few bytes of our own.
     Own(Option<Bytes>),
@@ -38,6 +52,32 @@ impl RequestBody {
         Self::Own(Some(bytes))
     }
 
+    /// Waits for the whole body, or for the beginning of a large one. The server begins with a request when it has read it
+    /// to its end, so until then it has no need of a seat.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] when the client breaks its body off or does not come to its end.
+    pub(crate) async fn gather(&mut self) -> Result<(), Refused> {
+        let Self::Client(replay) = self else {
+            return Ok(());
+        };
+        match tokio::time::timeout(LONGEST, replay.gather()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Refused::bad_request(format!("the body is broken: {error}"))),
+            Err(_) => Err(Refused::Malformed {
+                status: StatusCode::REQUEST_TIMEOUT,
+                what: format!("the body did not arrive within {LONGEST:?}"),
+            }),
+        }
+    }
+
+    /// From now on `sight` is told when the client is waited for.
+    pub(crate) fn seen_by(&mut self, sight: Option<Sight>) {
+        if let Self::Client(replay) = self {
+            replay.source.borrow_mut().sight = sight;
+        }
+    }
+
     /// What can make the same body again, should the request have to be sent again.
     pub(crate) fn copy(&self) -> BodyCopy {
         match self {
@@ -57,12 +97,10 @@ impl BodyCopy {
         let Some(source) = &self.0 else {
             return Some(RequestBody::Empty);
         };
-        source.borrow().keeping.then(|| {
-            RequestBody::Client(Replay {
-                source: Rc::clone(source),
-                next: 0,
-            })
-        })
+        source
+            .borrow()
+            .keeping
+            .then(|| RequestBody::Client(Replay::of(Rc::clone(source))))
     }
 
     /// The answer has begun: nobody will ask for it again.
@@ -79,30 +117,78 @@ pub(crate) struct Replay {
     source: Rc<RefCell<Source>>,
     /// Which of the kept pieces comes next.
     next: usize,
+    /// Whether the trailers that are here were passed on.
+    trailed: bool,
 }
 
 #[derive(Debug)]
 struct Source {
-    incoming: Incoming,
-    /// What was read so far, as long as everything is kept; what is left to be sent again, after that.
+    /// What is still to come.
+    rest: Option<Incoming>,
+    /// Whether the client said in advance how long it is.
+    sized: bool,
+    /// What was read so far, as long as everything is kept; what is left to be sent, after that.
     kept: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
     bytes: usize,
     /// Whether `kept` is all there was.
     keeping: bool,
+    /// Told when it is the client that is waited for.
+    sight: Option<Sight>,
 }
 
 impl Replay {
     fn new(incoming: Incoming) -> Self {
-        let source = Source {
-            incoming,
+        Self::of(Rc::new(RefCell::new(Source {
+            sized: incoming.size_hint().exact().is_some(),
+            rest: Some(incoming),
             kept: Vec::new(),
+            trailers: None,
             bytes: 0,
             keeping: true,
-        };
+            sight: None,
+        })))
+    }
+
+    fn of(source: Rc<RefCell<Source>>) -> Self {
         Self {
-            source: Rc::new(RefCell::new(source)),
+            source,
             next: 0,
+            trailed: false,
         }
+    }
+
+    async fn gather(&self) -> hyper::Result<()> {
+        let Some(mut rest) = self.source.borrow_mut().rest.take() else {
+            return Ok(());
+        };
+        let mut first = None;
+        // Mostly there is only one piece, which need not be copied.
+        let mut more = BytesMut::new();
+        let mut trailers = None;
+        let mut left = None;
+        while let Some(frame) = rest.frame().await {
+            match frame?.into_data() {
+                Ok(data) if first.is_none() => first = Some(data),
+                Ok(data) => more.extend_from_slice(&data),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+            if first.as_ref().map_or(0, Bytes::len) + more.len() >= KEPT {
+                left = Some(rest);
+                break;
+            }
+        }
+        let source = &mut *self.source.borrow_mut();
+        source.rest = left;
+        source.trailers = trailers;
+        for piece in first.into_iter().chain([more.freeze()]) {
+            if !piece.is_empty() {
+                source.bytes += piece.len();
+                source.kept.push(piece);
+            }
+        }
+        source.keeping = source.bytes <= KEPT;
+        Ok(())
     }
 
     fn poll_frame(
@@ -118,18 +204,54 @@ impl Replay {
             source.kept = Vec::new();
             self.next = 0;
         }
-        let polled = Pin::new(&mut source.incoming).poll_frame(cx);
-        if let (Poll::Ready(Some(Ok(frame))), true) = (&polled, source.keeping) {
+        let Some(rest) = &mut source.rest else {
+            let trailers = source.trailers.clone().filter(|_| !self.trailed);
+            self.trailed = true;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        };
+        let polled = Pin::new(rest).poll_frame(cx);
+        if let Some(sight) = &source.sight {
+            match &polled {
+                Poll::Pending => sight.waits(),
+                Poll::Ready(Some(Ok(frame)))
+                    if frame.data_ref().is_some_and(|data| data.len() < PROGRESS) => {}
+                Poll::Ready(_) => sight.goes_on(),
+            }
+        }
+        let polled = ready!(polled);
+        if let (Some(Ok(frame)), true) = (&polled, source.keeping) {
             source.keep(frame.data_ref());
             self.next = source.kept.len();
         }
-        polled
+        Poll::Ready(polled)
     }
 
-    /// Bytes that are still to be sent again.
+    /// Bytes that are here and still to be sent.
     fn pending(&self, source: &Source) -> u64 {
         let pending = source.kept.iter().skip(self.next);
         pending.map(|piece| piece.len() as u64).sum()
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let source = self.source.borrow();
+        self.pending(&source) == 0
+            && (self.trailed || source.trailers.is_none())
+            && source.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let source = self.source.borrow();
+        let pending = self.pending(&source);
+        match &source.rest {
+            _ if !source.sized => SizeHint::default(),
+            None => SizeHint::with_exact(pending),
+            Some(rest) => rest
+                .size_hint()
+                .exact()
+                .map_or_else(SizeHint::default, |rest| {
+                    SizeHint::with_exact(pending.saturating_add(rest))
+                }),
+        }
     }
 }
 
@@ -138,7 +260,9 @@ impl Source {
     fn keep(&mut self, piece: Option<&Bytes>) {
         self.bytes += piece.map_or(0, Bytes::len);
         match piece {
-            Some(piece) if self.bytes <= KEPT => self.kept.push(piece.clone()),
+            Some(piece) if self.bytes <= KEPT && self.kept.len() < PIECES => {
+                self.kept.push(piece.clone());
+            }
             _ => self.keeping = false,
         }
     }
@@ -161,10 +285,7 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Client(replay) => {
-                let source = replay.source.borrow();
-                replay.pending(&source) == 0 && source.incoming.is_end_stream()
-            }
+            Self::Client(replay) => replay.is_end_stream(),
             Self::Own(bytes) => bytes.is_none(),
             Self::Empty => true,
         }
@@ -172,15 +293,7 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Client(replay) => {
-                let source = replay.source.borrow();
-                let (mut hint, pending) = (source.incoming.size_hint(), replay.pending(&source));
-                if let Some(upper) = hint.upper() {
-                    hint.set_upper(upper.saturating_add(pending));
-                }
-                hint.set_lower(hint.lower().saturating_add(pending));
-                hint
-            }
+            Self::Client(replay) => replay.size_hint(),
             Self::Own(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }

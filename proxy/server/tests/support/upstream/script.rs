@@ -260,11 +260,17 @@ fn dying(link: Arc<Link>) -> Payload {
     body
 }
 
+/// Reads as much as the proxy waits for before it sends a request on, or to the end.
 async fn first_chunk(state: &State, request: Request<Incoming>) {
     use http_body_util::BodyExt as _;
-    if let Some(Ok(frame)) = request.into_body().frame().await {
+    let mut body = request.into_body();
+    let mut read = 0;
+    while read < body::CHUNK
+        && let Some(Ok(frame)) = body.frame().await
+    {
         let bytes = frame.data_ref().map_or(0, Bytes::len);
         state.received.fetch_add(bytes as u64, Ordering::SeqCst);
+        read += bytes;
     }
 }
 
