@@ -42,7 +42,11 @@ pub(super) struct Attack {
 }
 
 /// Every attack, in the order of the table.
-pub(super) const ALL: [Attack; 22] = [
+pub(super) const ALL: [Attack; 23] = [
+    // No attack, and what the others are to be measured against: as many requests, sent and read.
+    attack("requests", "GET, answer read", 4, |target, done| {
+        flood(target, done, 1000, |number| get(2 * number + 1, SMALL))
+    }),
     attack("rapid-reset", "open + cancel", 4, |target, done| {
         flood(target, done, 1000, |number| {
             let stream = 2 * number + 1;

@@ -1,5 +1,6 @@
 //! The others: a client that asks for something small, again and again, and notices when it gets worse.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, interval, sleep_until, timeout};
@@ -15,19 +16,36 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// Requests under way at once at most.
 const AT_ONCE: usize = 64;
 
+/// How long a request took, or why it failed.
+type Ended = Result<Duration, String>;
+
 /// What it saw.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// Of requests that were answered with 200, from when they were due.
     pub(super) latencies: Vec<Duration>,
-    /// The others.
-    pub(super) failures: u64,
+    /// The others, by why.
+    pub(super) failures: BTreeMap<String, u64>,
 }
 
 impl Seen {
     pub(super) fn merge(&mut self, other: Self) {
         self.latencies.extend(other.latencies);
-        self.failures += other.failures;
+        for (why, count) in other.failures {
+            *self.failures.entry(why).or_default() += count;
+        }
+    }
+
+    /// How many were not answered with 200.
+    pub(super) fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    fn take(&mut self, ended: Ended) {
+        match ended {
+            Ok(latency) => self.latencies.push(latency),
+            Err(why) => *self.failures.entry(why).or_default() += 1,
+        }
     }
 
     /// The latency that `share` of the answers did not exceed, milliseconds.
@@ -48,33 +66,29 @@ pub(super) async fn ask(client: &ApiClient, until: Instant) -> Seen {
         let due = tick.tick().await;
         if under_way.len() >= AT_ONCE {
             // It would be due; that there is no room for it is a failure.
-            seen.failures += 1;
-            take(&mut seen, under_way.try_join_next());
+            seen.take(Err("too many under way".to_owned()));
+            while let Some(Ok(ended)) = under_way.try_join_next() {
+                seen.take(ended);
+            }
             continue;
         }
         let client = client.clone();
         under_way.spawn(async move {
             let answered = timeout(LONGEST, client.get(SMALL)).await;
             match answered {
-                Ok(Ok(answer)) if answer.status == 200 => Some(due.elapsed()),
-                _ => None,
+                Ok(Ok(answer)) if answer.status == 200 => Ok(due.elapsed()),
+                Ok(Ok(answer)) => Err(answer.status.to_string()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("too slow".to_owned()),
             }
         });
-        while let Some(ended) = under_way.try_join_next() {
-            take(&mut seen, Some(ended));
+        while let Some(Ok(ended)) = under_way.try_join_next() {
+            seen.take(ended);
         }
     }
     sleep_until(until).await;
-    while let Some(ended) = under_way.join_next().await {
-        take(&mut seen, Some(ended));
+    while let Some(Ok(ended)) = under_way.join_next().await {
+        seen.take(ended);
     }
     seen
-}
-
-fn take(seen: &mut Seen, ended: Option<Result<Option<Duration>, tokio::task::JoinError>>) {
-    match ended {
-        Some(Ok(Some(latency))) => seen.latencies.push(latency),
-        Some(_) => seen.failures += 1,
-        None => {}
-    }
 }

@@ -1,5 +1,6 @@
 //! What was measured, as a table and as JSON.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
@@ -35,9 +36,10 @@ pub(super) struct Row {
     pub(super) p50_attacked: Option<f64>,
     pub(super) p99_calm: Option<f64>,
     pub(super) p99_attacked: Option<f64>,
-    /// Their requests that were not answered with 200.
+    /// Their requests that were not answered with 200, and why.
     pub(super) failures_calm: u64,
     pub(super) failures_attacked: u64,
+    pub(super) failures: BTreeMap<String, u64>,
     /// Of their requests in attacked rounds.
     pub(super) requests_attacked: u64,
     /// The proxy's memory above what it had before, at its highest and in the end, bytes.
@@ -62,6 +64,7 @@ impl Row {
             p99_attacked: None,
             failures_calm: 0,
             failures_attacked: 0,
+            failures: BTreeMap::new(),
             requests_attacked: 0,
             peak_bytes: 0,
             left_bytes: 0,
@@ -79,9 +82,10 @@ impl Row {
         self.p50_attacked = attacked.quantile(0.5);
         self.p99_calm = calm.quantile(0.99);
         self.p99_attacked = attacked.quantile(0.99);
-        self.failures_calm = calm.failures;
-        self.failures_attacked = attacked.failures;
-        self.requests_attacked = attacked.latencies.len() as u64 + attacked.failures;
+        self.failures_calm = calm.failed();
+        self.failures_attacked = attacked.failed();
+        self.requests_attacked = attacked.latencies.len() as u64 + attacked.failed();
+        self.failures.clone_from(&attacked.failures);
     }
 }
 
@@ -96,7 +100,9 @@ impl Report {
             "| attack | a second | told to calm down | p50, ms | p99, ms | failed | memory, MB | CPU |\n\
              | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         );
-        let ms = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.1}"));
+        let ms = |value: Option<f64>| {
+            value.map_or_else(|| "–".to_owned(), |value| format!("{value:.1}"))
+        };
         for row in &self.rows {
             // Writing to a string does not fail.
             let _ = writeln!(

@@ -93,6 +93,8 @@ impl Target {
         let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         begin.extend(frame(SETTINGS, 0, 0, settings));
         begin.extend(frame(SETTINGS, ACK, 0, &[]));
+        // The connection's window is never what it waits for.
+        begin.extend(frame(WINDOW_UPDATE, 0, 0, &[0x40, 0, 0, 0]));
         writer.write_all(&begin).await?;
         writer.flush().await?;
         Ok(Connection { reader, writer })
