@@ -164,10 +164,9 @@ impl Account {
     }
 
     /// A piece of the answer was handed to the client, who may or may not take it. What does not end by itself may wait for
-    /// its reader as long as it likes, once it holds nothing any more.
+    /// its reader as long as it likes.
     fn waits(&self) {
-        let long_running = self.facts.as_ref().is_some_and(|facts| facts.long_running);
-        if !long_running || self.seat.is_held() {
+        if !self.facts.as_ref().is_some_and(|facts| facts.long_running) {
             self.seat.waits();
         }
     }

@@ -275,21 +275,24 @@ async fn a_body_that_does_not_end_takes_no_seat_and_does_not_reach_the_server() 
 }
 
 #[tokio::test]
-async fn an_answer_nobody_reads_keeps_no_seat() {
+async fn answers_nobody_reads_keep_nobody_else_from_the_same() {
     let world = enforcing();
-    // No window, so that nothing of an answer's body can be sent.
+    let lists = "/api/v1/pods?limit=500";
+    // No window, so that nothing of an answer's body can be sent. The breadth begins at one LIST at a time.
     let mut deaf = Frames::connect(&world, &[0, 4, 0, 0, 0, 0]).await;
     for number in 0..3 {
-        let get = frames::get(2 * number + 1, "/api/v1/pods?limit=500", "stream 100");
+        let get = frames::get(2 * number + 1, lists, "stream 100");
         assert!(deaf.send(&get).await);
         let begun = |frame: &frames::Frame| frame.stream == 2 * number + 1;
         assert!(deaf.reader.until(begun).await.is_some());
     }
-    let given_back = |page: &support::Page| {
-        page.sum("spillway_lane_in_flight", &[]) == 3.0
-            && page.sum("spillway_running_requests", &[]) == 0.0
+    let idle = |page: &support::Page| {
+        page.sum("spillway_running_requests", &[]) > 0.0
+            && page.sum("spillway_outstanding_seconds", &[]) == 0.0
     };
-    world.proxy.until("no seat is held", given_back).await;
+    world.proxy.until("they hold no work", idle).await;
+    let mut other = world.user("other", &[]).await;
+    assert_eq!(other.get(lists, "echo").await.status, 200);
 }
 
 /// The answer to what is refused half-way arrives although the client goes on sending.
@@ -355,6 +358,20 @@ async fn a_short_call_that_was_cancelled_keeps_its_seat_until_it_is_answered() {
     bounded("a seat without its client", seen).await;
     world.upstream.let_through(1);
     world.upstream.until_open(0).await;
+    world.proxy.until_idle().await;
+}
+
+/// An answer that comes in pieces holds its seat from its head to its end.
+#[tokio::test]
+async fn a_short_call_that_is_being_answered_keeps_its_seat() {
+    let world = enforcing();
+    let mut client = world.user("jane", &[]).await;
+    let answer = client.send(get(POD, "gated-body 2")).await.expect("a head");
+    let page = world.proxy.metrics().await;
+    assert_eq!(page.sum("spillway_lane_in_flight", &[]), 1.0);
+    assert_eq!(page.sum("spillway_running_requests", &[]), 1.0);
+    world.upstream.let_through(1);
+    assert_eq!(Answer::read(answer).await.status, 200);
     world.proxy.until_idle().await;
 }
 

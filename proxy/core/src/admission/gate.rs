@@ -286,6 +286,10 @@ impl Front {
         } else {
             self.bytes.fetch_sub(from - to, SeqCst);
         }
+        if seat.whale && cost.held_us() == 0 {
+            seat.whale = false;
+            self.whale.store(false, SeqCst);
+        }
         cost.held_us() < charged.held_us() || to < from
     }
 

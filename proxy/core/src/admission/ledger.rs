@@ -115,7 +115,8 @@ impl Ledger {
         let before = Held(self.held[class].fetch_add(ONE_RUNNING + work_us, SeqCst));
         let ceiling = self.ceiling(class);
         let used = before.work() + self.used_by_others(class);
-        let alone = before.running() == 0;
+        // A request that holds no work any more (its client does not read) is nobody's company.
+        let alone = before.work() == 0;
         if used + work_us <= ceiling {
             return Ok(Room::Under);
         }
@@ -139,7 +140,7 @@ impl Ledger {
     /// Add a request held only against what its own class has outstanding.
     pub(super) fn try_add_bounded(&self, class: usize, work_us: u64, bound: u64) -> bool {
         let before = Held(self.held[class].fetch_add(ONE_RUNNING + work_us, SeqCst));
-        let fits = before.work() + work_us <= bound || before.running() == 0;
+        let fits = before.work() + work_us <= bound || before.work() == 0;
         if !fits {
             self.take(class, work_us);
         }
@@ -198,6 +199,18 @@ mod tests {
         }
         assert_eq!(ledger.try_add(1, 6), Ok(Room::Under));
         assert_eq!(ledger.try_add(0, 8), Ok(Room::Under));
+    }
+
+    #[test]
+    fn a_whale_starts_beside_what_holds_no_work_any_more() {
+        let ledger = ledger(&[10]);
+        assert_eq!(ledger.try_add(0, 50), Ok(Room::Whale));
+        assert_eq!(ledger.try_add(0, 50), Err(NoRoom::Own));
+        ledger.adjust(0, 50, 0);
+        assert_eq!(ledger.try_add(0, 50), Ok(Room::Whale));
+        ledger.take(0, 50);
+        ledger.take(0, 0);
+        assert_eq!(ledger.total(), (0, 0));
     }
 
     #[test]

@@ -138,6 +138,19 @@ impl Permit {
         self.home.adjust(&mut self.seat, cost.bounded(), now);
     }
 
+    /// The server has nothing to do for it until its client goes on: it holds no work any more, and is nobody's company,
+    /// but the bytes of its answer still count.
+    pub fn rest(&mut self, now: Time) {
+        let Some(charged) = self.seat.charged else {
+            return;
+        };
+        let idle = Cost {
+            work_us: 0,
+            ..charged
+        };
+        self.home.adjust(&mut self.seat, idle, now);
+    }
+
     /// It ended. Gives the room back, possibly waking others on this thread.
     pub fn finish(mut self, outcome: Outcome, now: Time) {
         self.give_back(Ending::Finished(outcome, now));

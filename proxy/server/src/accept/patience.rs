@@ -1,9 +1,10 @@
 //! Requests that wait for their own client, who must not keep anything from others meanwhile.
 //!
-//! An answer nobody reads and a body that never comes to its end hold a seat of admission although the server has nothing
-//! to do. So every request's permit is kept here, and is given back when the client has kept its request waiting for half
-//! a second. A client that takes nothing for half a minute loses the request: what is buffered for it takes memory, here
-//! and at the server. Together such answers may take only so many bytes; beyond that the one that has waited longest goes.
+//! An answer nobody reads and a body that never comes to its end hold work of admission although the server has nothing
+//! to do. So every request's permit is kept here, and holds no work any more when the client has kept its request waiting
+//! for half a second; the answer's bytes it holds on to, for the server does too. A client that takes nothing for half a
+//! minute loses the request: what is buffered for it takes memory, here and at the server. Together such answers may take
+//! only so many bytes; beyond that the one that has waited longest goes.
 //!
 //! One table per worker, looked through four times a second: nothing is allocated or timed per request.
 
@@ -11,18 +12,22 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use proxy_core::admission::{Outcome, Permit};
+use proxy_core::admission::{Kind, Outcome, Permit};
 use proxy_core::time::Time;
 use tokio::task::AbortHandle;
 
 /// How often the table is looked through.
 pub(crate) const LOOK: Duration = Duration::from_millis(250);
-/// A client that keeps its request waiting for longer holds no seat with it any more.
+/// A client that keeps its request waiting for longer holds no work with it any more.
 const SEAT: Duration = Duration::from_millis(500);
 /// And longer than this, it loses the request. kube-apiserver gives up on the whole request after 60 s.
 const LONGEST: Duration = Duration::from_secs(30);
 /// Answers in part unread may be so large together, of one worker, in bytes.
-const UNREAD: u64 = 128 << 20;
+const UNREAD: u64 = 64 << 20;
+/// How large an answer of long work is taken to be at least: what nobody reads is never learned.
+const LONG: u64 = 4 << 20;
+/// And of short work: that much may be buffered for it.
+const SHORT: u64 = 256 << 10;
 
 /// The requests of one worker that hold a permit or may be waiting for their client.
 #[derive(Debug)]
@@ -88,7 +93,13 @@ impl Patience {
             }
         };
         if let Some(slot) = slots.slots.get_mut(index) {
-            let bytes = permit.as_ref().map_or(0, |permit| permit.estimate().bytes);
+            let bytes = permit.as_ref().map_or(SHORT, |permit| {
+                let least = match permit.kind() {
+                    Kind::Long => LONG,
+                    Kind::Short => SHORT,
+                };
+                permit.estimate().bytes.max(least)
+            });
             *slot = Slot {
                 generation: slot.generation + 1,
                 permit,
@@ -112,12 +123,17 @@ impl Patience {
         let mut cut = 0;
         for slot in &mut slots.slots {
             let waited = slot.waits.map(|since| now.saturating_since(since));
-            let due = slot.until.is_some_and(|until| now >= until);
-            if due || waited.is_some_and(|waited| waited >= SEAT) {
+            if slot.until.is_some_and(|until| now >= until) {
                 slot.until = None;
                 if let Some(permit) = slot.permit.take() {
                     permit.finish(Outcome::Served, now);
                 }
+            }
+            if waited.is_some_and(|waited| waited >= SEAT)
+                && let Some(permit) = &mut slot.permit
+                && permit.charged().is_some_and(|charged| charged.work_us > 0)
+            {
+                permit.rest(now);
             }
             match waited {
                 Some(waited) if waited >= LONGEST => cut += slot.end(),
@@ -185,7 +201,7 @@ impl Hold {
     /// The answer has become as large as this; changes the permit, if there is one, with `change`.
     pub(crate) fn outgrown(&self, bytes: u64, change: impl FnOnce(&mut Permit)) {
         self.patience.with(self.index, |slot| {
-            slot.bytes = bytes;
+            slot.bytes = slot.bytes.max(bytes);
             if let Some(permit) = &mut slot.permit {
                 change(permit);
             }

@@ -55,8 +55,11 @@ impl Future for Finishing {
 
 impl Drop for Finishing {
     fn drop(&mut self) {
-        let seat = self.sight.take().and_then(|sight| sight.take());
-        let (Some(asking), Some(permit)) = (self.asking.take(), seat) else {
+        // Answered: the seat is the answer's.
+        let Some(asking) = self.asking.take() else {
+            return;
+        };
+        let Some(permit) = self.sight.as_ref().and_then(Sight::take) else {
             return;
         };
         tokio::task::spawn_local(async move {
