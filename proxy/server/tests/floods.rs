@@ -327,7 +327,7 @@ async fn an_answer_survives_what_its_client_still_sends() {
             answer.starts_with("HTTP/1.1 400"),
             "round {round}: {answer}"
         );
-        assert!(answer.ends_with('}'), "round {round}: {answer}");
+        assert!(answer.ends_with("}\n"), "round {round}: {answer}");
     }
 }
 

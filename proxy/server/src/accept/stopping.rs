@@ -13,7 +13,7 @@ use tokio::time::Instant;
 const SPREAD: f64 = 0.7;
 
 /// One connection or watch in this time: about what a handshake costs both sides.
-const PACE: Duration = Duration::from_millis(2);
+pub(crate) const PACE: Duration = Duration::from_millis(2);
 
 /// That the process stops, since when, and how much time there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use super::connection::Connection;
 use super::endings::Endings;
 use super::patience::{self, Patience};
 use super::places::Places;
-use super::stopping::{Stop, stopping};
+use super::stopping::{PACE, Stop, stopping};
 use crate::account::learn::Reviews;
 use crate::clock;
 use crate::error::Error;
@@ -221,13 +221,16 @@ const YOUNG: Duration = Duration::from_millis(1500);
 /// How often a worker that ends looks at what is left.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// So many answers are ended at a look, one in [`PACE`], unless there is not the time for it.
+const AT_ONCE: usize = (LOOK.as_millis() / PACE.as_millis()) as usize;
+
 /// Ends long-running answers portion by portion, and waits until this worker's connections have ended and no more can come,
 /// or the time is up.
 async fn drained(worker: &Rc<Worker>, mut inbox: mpsc::Receiver<Handoff>, mut stop: Stop) {
     let first = stopping(&mut stop).await;
-    let spread = first.spread(worker.endings.running() as u64);
     let mut looks = tokio::time::interval(LOOK);
-    let mut left = (spread.as_millis() / LOOK.as_millis()).max(1) as usize;
+    // What was missed is not made up for all at once.
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut open = true;
     loop {
         tokio::select! {
@@ -241,8 +244,10 @@ async fn drained(worker: &Rc<Worker>, mut inbox: mpsc::Receiver<Handoff>, mut st
                     true => now.checked_sub(YOUNG).unwrap_or(now),
                     false => now,
                 };
-                worker.endings.end(worker.endings.running().div_ceil(left), latest);
-                left = left.saturating_sub(1).max(1);
+                let running = worker.endings.running();
+                let looks = first.all_asked().saturating_duration_since(now).as_millis() / LOOK.as_millis();
+                let hurried = running.div_ceil(usize::try_from(looks).unwrap_or(usize::MAX).max(1));
+                worker.endings.end(hurried.max(AT_ONCE), latest);
             }
         }
         let ended = !open && worker.load.connections.load(Ordering::Relaxed) == 0;

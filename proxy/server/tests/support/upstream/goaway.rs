@@ -35,7 +35,10 @@ pub(super) async fn say(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()
             (HEADERS, _) => {
                 stream.write_all(&frame(GOAWAY, 0, &[0; 8])).await?;
                 stream.flush().await?;
-                return stream.shutdown().await;
+                stream.shutdown().await?;
+                // Closed with something unread, the client would be told of a reset instead.
+                while stream.read(&mut [0; 4096]).await? > 0 {}
+                return Ok(());
             }
             _ => {}
         }
