@@ -44,9 +44,13 @@ pub(crate) async fn run(reloader: Reloader, shared: Arc<Shared>, mut stop: watch
         }
         seen = current;
         reload(&reloader, &shared);
-        // A new configuration may name other files.
-        seen.extend(digests(&watched(&reloader, &shared.snapshot.load().config)));
-        seen.retain(|path, _| watched(&reloader, &shared.snapshot.load().config).contains(path));
+        // A new configuration may name other files. Those that were named before keep the digest from before the reload:
+        // what was written during it is a change that is still to be seen.
+        let watched = watched(&reloader, &shared.snapshot.load().config);
+        for (path, digest) in digests(&watched) {
+            seen.entry(path).or_insert(digest);
+        }
+        seen.retain(|path, _| watched.contains(path));
     }
 }
 
