@@ -106,6 +106,20 @@ pub(crate) fn normal(text: &str, namespace: &str) -> String {
         });
         words.collect::<Vec<_>>().join(" ")
     };
-    let lines: Vec<String> = kept.map(words).collect();
+    let mut lines: Vec<String> = kept.map(words).collect();
+    // `auth can-i --list` comes in the order in which the server's roles were put together.
+    if lines
+        .first()
+        .is_some_and(|line| line.starts_with("Resources Non-Resource URLs"))
+    {
+        for line in &mut lines {
+            if let Some((rest, verbs)) = line.trim_end_matches(']').rsplit_once('[') {
+                let mut verbs: Vec<_> = verbs.split(' ').collect();
+                verbs.sort_unstable();
+                *line = format!("{rest}[{}]", verbs.join(" "));
+            }
+        }
+        lines.sort_unstable();
+    }
     lines.join("\n").replace(namespace, "NAMESPACE")
 }
