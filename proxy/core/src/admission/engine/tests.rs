@@ -254,6 +254,49 @@ fn a_chain_of_waiters_that_have_gone_is_not_a_chain_of_calls() {
 }
 
 #[test]
+fn nobody_presses_the_red_button_alone_by_flooding() {
+    let mut settings = settings();
+    settings.classes[2].max_shed_share = 0.5;
+    let mut bench = Bench::new(settings);
+    let polite = ask(2, Kind::Short, 1_000);
+    for _ in 0..100 {
+        for tenant in 2..5 {
+            bench.offer(Ask { tenant, ..polite });
+        }
+        for _ in 0..1_000 {
+            bench.offer(Ask {
+                tenant: 1,
+                ..polite
+            });
+        }
+        for permit in bench.permits.drain(..) {
+            permit.finish(Outcome::Served, bench.now);
+        }
+        bench.read();
+        bench.tick(100, &excess(0));
+    }
+    let view = bench.engine.view(bench.now).classes[2];
+    assert!(view.shed > 1_000, "{view:?}");
+    assert_eq!(view.forced, 0);
+    bench.end();
+}
+
+#[test]
+fn the_red_button_is_not_pressed_while_the_server_queues() {
+    let mut settings = settings();
+    settings.classes[6].max_shed_share = 0.1;
+    let mut bench = Bench::new(settings);
+    for _ in 0..50 {
+        for _ in 0..5 {
+            bench.offer(ask(6, Kind::Long, 500_000));
+        }
+        bench.tick(100, &excess(100));
+    }
+    assert_eq!(bench.engine.view(bench.now).classes[6].forced, 0);
+    bench.end();
+}
+
+#[test]
 fn threads_lose_no_permit_and_forget_no_waiter() {
     struct Counting {
         decided: Arc<AtomicUsize>,
