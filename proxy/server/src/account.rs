@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
-use proxy_core::admission::{Outcome, Permit, SMALL_RESPONSE};
+use proxy_core::admission::{Kind, Outcome, Permit, SMALL_RESPONSE};
 use proxy_core::attributes::Verb;
 use proxy_core::time::Time;
 
@@ -170,6 +170,18 @@ impl Account {
     fn waits(&self) {
         if !self.facts.as_ref().is_some_and(|facts| facts.long_running) {
             self.seat.waits();
+        }
+    }
+
+    /// The server has done the work of a short request when its answer begins: kube-apiserver encodes a single object whole
+    /// before it writes a byte. However long the client takes to read it, no work is kept from others.
+    fn worked(&self) {
+        if self
+            .facts
+            .as_ref()
+            .is_some_and(|facts| facts.kind == Kind::Short)
+        {
+            self.seat.rest();
         }
     }
 

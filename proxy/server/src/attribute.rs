@@ -106,10 +106,10 @@ impl Facts {
             shape: shape(attributes, headers),
             lease: attributes.resource == "leases" && attributes.api_group == "coordination.k8s.io",
             relayed: attributes.subresource == "proxy" || attributes.verb == Verb::Proxy,
-            own_timeout: matches!(attributes.read.version, RvMode::NotOlderThan | RvMode::Exact)
-                || attributes
-                    .timeout
-                    .is_some_and(|timeout| timeout < DEADLINE),
+            own_timeout: matches!(
+                attributes.read.version,
+                RvMode::NotOlderThan | RvMode::Exact
+            ) || attributes.timeout.is_some_and(|timeout| timeout < DEADLINE),
         }
     }
 }

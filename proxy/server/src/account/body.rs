@@ -94,6 +94,7 @@ impl Body {
                 return Self::Whole { bytes, sized };
             }
             account.waits();
+            account.worked();
         }
         Self::Upstream(Box::new(Counted {
             ends: account.ends(),

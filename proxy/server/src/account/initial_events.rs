@@ -13,12 +13,16 @@ const ANNOTATION: &[u8] = b"k8s.io/initial-events-end";
 /// Whether a piece of a watch ends with the bookmark. The server flushes it, so it ends a piece. One that is cut in two is
 /// not seen; one that an object imitates with its last words gives back the seat of a stream a little early.
 pub(super) fn end_in(piece: &[u8]) -> bool {
-    let end = &piece[piece.len().saturating_sub(BOOKMARK)..];
-    position(end, TYPE).is_some_and(|at| position(&end[at..], ANNOTATION).is_some())
+    let (_, end) = piece.split_at(piece.len().saturating_sub(BOOKMARK));
+    behind(end, TYPE)
+        .and_then(|rest| behind(rest, ANNOTATION))
+        .is_some()
 }
 
-fn position(text: &[u8], word: &[u8]) -> Option<usize> {
-    text.windows(word.len()).position(|part| part == word)
+/// What comes behind the first of these words.
+fn behind<'a>(text: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
+    let at = text.windows(word.len()).position(|part| part == word)?;
+    text.get(at + word.len()..)
 }
 
 #[cfg(test)]
