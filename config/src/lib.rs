@@ -24,11 +24,11 @@ mod units;
 
 pub use change::{Applies, Change};
 pub use model::{
-    Admission, Class, Config, DEFAULT_CLASSES, DEFAULT_PKI, DEFAULT_RESERVED_PORT, Format, KeyPair,
+    Admin, Admission, Check, Class, Config, DEFAULT_CLASSES, DEFAULT_PKI, DEFAULT_RESERVED_PORT, DEFAULT_SOCKET, Format, KeyPair,
     Level, Limit, Listen, Log, Match, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved,
     Rule, ServiceAccounts, Tls, Upstream,
 };
 pub use parse::MAX_TEXT;
 pub use report::{Issue, Report};
 pub use schema::schema;
-pub use units::{ByteSize, Percent};
+pub use units::{ByteSize, Percent, parse_duration};

@@ -17,6 +17,7 @@ use crate::report::Problems;
 use crate::units::parse_percent;
 use crate::{patterns, rules};
 
+mod operators;
 mod values;
 
 pub(crate) use values::{Values, unknown};
@@ -43,7 +44,8 @@ pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> Config 
         upstream: values.upstream(or_empty!(file.upstream), &pki),
         service_accounts: values.service_accounts(or_empty!(file.service_accounts), &pki),
         request_header: values.request_header(or_empty!(file.request_header)),
-        reserved: values.reserved(or_empty!(file.reserved)),
+        reserved: values.reserved(or_empty!(file.reserved), &pki),
+        admin: values.admin(or_empty!(file.admin)),
         admission: values.admission(or_empty!(file.admission)),
         log: values.log(or_empty!(file.log)),
         pki,
@@ -248,13 +250,15 @@ impl Values<'_, '_> {
         }
     }
 
-    fn reserved(&mut self, raw: &raw::Reserved) -> Reserved {
+    fn reserved(&mut self, raw: &raw::Reserved, pki: &Path) -> Reserved {
         let default = Reserved::default();
+        let client_ca = raw
+            .client_ca
+            .as_ref()
+            .map(|path| self.path("reserved.client_ca", Some(path), PathBuf::new()));
         Reserved {
-            client_ca: raw
-                .client_ca
-                .as_ref()
-                .map(|path| self.path("reserved.client_ca", Some(path), PathBuf::new())),
+            revoked: self.revoked(raw, client_ca.as_deref()),
+            client_ca,
             users: self.texts("reserved.users", raw.users.as_ref()),
             groups: match &raw.groups {
                 Some(_) => self.texts("reserved.groups", raw.groups.as_ref()),
@@ -278,6 +282,7 @@ impl Values<'_, '_> {
                 default.max_connections,
                 1..=100_000,
             ),
+            check: self.check(or_empty!(raw.check), pki),
         }
     }
 

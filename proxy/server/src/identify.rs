@@ -9,6 +9,7 @@ pub(crate) mod certificate;
 pub(crate) mod keys;
 pub(crate) mod memory;
 mod presented;
+pub(crate) mod revoked;
 pub(crate) mod published;
 pub(crate) mod request_header;
 pub(crate) mod tls;
