@@ -199,10 +199,7 @@ fn key_pairs(file: &raw::Config, problems: &mut Problems<'_>) {
         .upstream
         .as_ref()
         .and_then(|raw| raw.front_proxy.as_ref());
-    let check = file
-        .reserved
-        .as_ref()
-        .and_then(|raw| raw.check.as_ref());
+    let check = file.reserved.as_ref().and_then(|raw| raw.check.as_ref());
     let pairs = [
         (
             "reserved.check",

@@ -12,6 +12,7 @@ use crate::model::{
     Log, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved, ServiceAccounts, Tls,
     Upstream,
 };
+use crate::origin::Origins;
 use crate::raw::{self, Scalar};
 use crate::report::Problems;
 use crate::units::parse_percent;
@@ -30,15 +31,18 @@ macro_rules! or_empty {
 }
 
 /// Resolves a whole file.
-pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> Config {
-    let mut values = Values { problems };
+pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> (Config, Origins) {
+    let mut values = Values {
+        problems,
+        origins: Origins::default(),
+    };
     let pki = values.path("pki", file.pki.as_ref(), PathBuf::from(DEFAULT_PKI));
     let no_listen = raw::Listen::default();
     let listen = file
         .listen
         .as_ref()
         .map_or(&no_listen, |listen| &listen.value);
-    Config {
+    let config = Config {
         listen: values.listen(listen),
         tls: values.tls(or_empty!(file.tls), &pki),
         upstream: values.upstream(or_empty!(file.upstream), &pki),
@@ -49,7 +53,8 @@ pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> Config 
         admission: values.admission(or_empty!(file.admission)),
         log: values.log(or_empty!(file.log)),
         pki,
-    }
+    };
+    (config, values.origins)
 }
 
 impl Values<'_, '_> {

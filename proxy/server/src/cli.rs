@@ -8,7 +8,9 @@
 mod admin_client;
 mod attributes;
 mod break_glass;
+mod config_show;
 mod explain;
+mod import_apf;
 mod level;
 mod mode;
 mod output;
@@ -71,6 +73,8 @@ enum Commands {
     Level(level::LevelArgs),
     Culprit(level::CulpritArgs),
     BreakGlass(break_glass::BreakGlassArgs),
+    Config(config_show::ConfigArgs),
+    ImportApf(import_apf::ImportArgs),
     /// Print a completion script for a shell.
     #[command(after_help = COMPLETION_EXAMPLES)]
     Completion {
@@ -140,6 +144,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Commands::Top(command) => done(command.run()),
         Commands::Explain(command) => done(command.run()),
         Commands::Mode(command) => done(command.run()),
+        Commands::Config(command) => done(command.run()),
+        Commands::ImportApf(command) => done(command.run()),
         Commands::BreakGlass(command) => done(command.run()),
         Commands::Level(command) => done(command.run()),
         Commands::Culprit(command) => match command.run() {

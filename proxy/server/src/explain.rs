@@ -160,7 +160,7 @@ pub(crate) fn explain(
     let identity = identity(question);
     let client = Client {
         user_agent: question.user_agent.as_deref(),
-        address: question.address.unwrap_or(Ipv4Addr::LOCALHOST.into()),
+        address: question.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
     };
     let classified = policy.classify(&attributes, &identity, &client);
     let facts = Facts::of(&attributes, &head.headers);
@@ -262,7 +262,10 @@ pub(crate) fn past(record: Record) -> Past {
             time(waited),
             record.status
         ),
-        ("", _) => format!("it was passed on at once; the server answered {}", record.status),
+        ("", _) => format!(
+            "it was passed on at once; the server answered {}",
+            record.status
+        ),
         (refused, _) => format!("Spillway answered {} itself: {refused}", record.status),
     };
     Past { record, because }
@@ -311,7 +314,12 @@ mod tests {
     #[test]
     fn a_request_is_judged_as_the_data_path_would() {
         let policy = Policy::default_policy();
-        let herd = question("get", "/api/v1/pods", "system:serviceaccount:mon:agent", &[]);
+        let herd = question(
+            "get",
+            "/api/v1/pods",
+            "system:serviceaccount:mon:agent",
+            &[],
+        );
         let explained = offline(&herd, &policy).expect("a request");
         assert_eq!(
             (&*explained.verb, &*explained.class, &*explained.kind),
@@ -321,9 +329,15 @@ mod tests {
         assert!(explained.cost >= Duration::from_millis(500));
         let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1";
         let node = question("PUT", lease, "system:node:n1", &["system:nodes"]);
-        assert_eq!(offline(&node, &policy).expect("a request").class, "life-signs");
+        assert_eq!(
+            offline(&node, &policy).expect("a request").class,
+            "life-signs"
+        );
         let stranger = question("GET", "/version", "", &[]);
-        assert_eq!(offline(&stranger, &policy).expect("a request").class, "unattributed");
+        assert_eq!(
+            offline(&stranger, &policy).expect("a request").class,
+            "unattributed"
+        );
     }
 
     #[test]

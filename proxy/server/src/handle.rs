@@ -241,7 +241,11 @@ fn entry(connection: &Connection, head: &request::Parts) -> Entry {
         path: head.uri.path_and_query().cloned().unwrap_or_else(root),
         address: connection.peer.ip(),
         identity: None,
-        audit_id: head.headers.get(AUDIT_ID).filter(|id| id.len() <= MOST_AUDIT_ID).cloned(),
+        audit_id: head
+            .headers
+            .get(AUDIT_ID)
+            .filter(|id| id.len() <= MOST_AUDIT_ID)
+            .cloned(),
         refused: None,
         break_glass: false,
         user_agent: head.headers.get(USER_AGENT).cloned(),

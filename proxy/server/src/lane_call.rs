@@ -170,7 +170,10 @@ pub(crate) async fn call(
         *request.method_mut() = Method::POST;
         *request.uri_mut() = http::Uri::from_static(REVIEW);
         let headers = request.headers_mut();
-        headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        headers.insert(
+            CONTENT_TYPE,
+            http::HeaderValue::from_static("application/json"),
+        );
         if let Ok(host) = http::HeaderValue::from_str(server_name) {
             headers.insert(HOST, host);
         }
@@ -180,7 +183,9 @@ pub(crate) async fn call(
         );
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), MOST_BYTES).collect().await;
+        let body = Limited::new(response.into_body(), MOST_BYTES)
+            .collect()
+            .await;
         driver.abort();
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();

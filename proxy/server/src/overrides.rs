@@ -116,7 +116,12 @@ pub(crate) fn apply(changes: &[ModeChange], settings: &mut Settings, policy: &Po
         settings.enforced_tenants = share(change, settings.enforced_tenants);
     }
     for change in changes {
-        let named = |name: &str| policy.classes().iter().position(|class| &*class.name == name);
+        let named = |name: &str| {
+            policy
+                .classes()
+                .iter()
+                .position(|class| &*class.name == name)
+        };
         let position = change.class.as_deref().and_then(named);
         if let Some(place) = position.and_then(|at| settings.overrides.get_mut(at)) {
             *place = Some(Override {

@@ -110,7 +110,9 @@ mod tests {
         assert!(recent.find(&(EACH + 9).to_string()).is_some());
         // Another worker's do not push them out.
         for number in 0..2 * EACH {
-            recent.note(4, |record| put(&mut record.audit_id, &format!("other {number}")));
+            recent.note(4, |record| {
+                put(&mut record.audit_id, &format!("other {number}"))
+            });
         }
         assert!(recent.find("10").is_some());
     }

@@ -19,12 +19,12 @@ use crate::accept::places;
 use crate::accept::sockets::{BindError, Given};
 use crate::accept::stopping::{Stop, Stopping};
 use crate::accept::worker::{self, Handoff};
+use crate::admin::socket::AdminSocket;
 use crate::control::{self, reload::Reloader};
 use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, SnapshotError};
-use crate::admin::socket::AdminSocket;
 use crate::{admin, clock};
 
 /// How long tunnels may go on in a process whose successor serves everything else: nobody waits for it.

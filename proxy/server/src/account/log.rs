@@ -61,11 +61,19 @@ pub(crate) fn remember(worker: &Worker, entry: &Entry, snapshot: &Snapshot, of: 
         put(&mut record.path, entry.path.path());
         put(&mut record.verb, of.verb);
         let user = entry.identity.as_ref();
-        put(&mut record.user, user.map_or("", |identity| identity.user()));
+        put(
+            &mut record.user,
+            user.map_or("", |identity| identity.user()),
+        );
         put(&mut record.class, of.class);
-        let rule = entry.rule.map_or("", |rule| snapshot.policy.rule_name(rule));
+        let rule = entry
+            .rule
+            .map_or("", |rule| snapshot.policy.rule_name(rule));
         put(&mut record.rule, rule);
-        put(&mut record.refused, entry.refused.as_deref().unwrap_or_default());
+        put(
+            &mut record.refused,
+            entry.refused.as_deref().unwrap_or_default(),
+        );
         record.cost = entry.cost;
         record.status = of.status;
         record.waited = of.waited;

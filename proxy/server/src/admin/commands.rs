@@ -149,17 +149,27 @@ struct ModeWish {
 fn change_mode(shared: &Shared, caller: &Caller, wish: ModeWish) -> Result<Value, Problem> {
     let snapshot = shared.snapshot.load();
     if let Some(class) = &wish.class
-        && !snapshot.policy.classes().iter().any(|known| *known.name == **class)
+        && !snapshot
+            .policy
+            .classes()
+            .iter()
+            .any(|known| *known.name == **class)
     {
         let classes = snapshot.policy.classes().iter();
         let known: Vec<&str> = classes.map(|class| &*class.name).collect();
         return Err(Problem::request(format!("there is no class `{class}`"))
             .or_try(format!("name one of {}", known.join(", "))));
     }
-    if wish.percent.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
+    if wish
+        .percent
+        .is_some_and(|percent| !(0.0..=100.0).contains(&percent))
+    {
         return Err(Problem::request("a percentage is between 0 and 100"));
     }
-    if wish.lasts.is_some_and(|lasts| !(1..=LONGEST).contains(&lasts)) {
+    if wish
+        .lasts
+        .is_some_and(|lasts| !(1..=LONGEST).contains(&lasts))
+    {
         return Err(Problem::request("a change lasts between 1s and 30 days")
             .or_try("for longer, write it into the configuration: admission.mode"));
     }
@@ -167,9 +177,8 @@ fn change_mode(shared: &Shared, caller: &Caller, wish: ModeWish) -> Result<Value
     let by = caller.name();
     let class = wish.class.as_deref().unwrap_or("all");
     let Some(mode) = wish.mode else {
-        let taken = shared.change_mode(|changes| {
-            overrides::take_back(changes, wish.class.as_deref())
-        });
+        let taken =
+            shared.change_mode(|changes| overrides::take_back(changes, wish.class.as_deref()));
         info!(target: "spillway::audit", %by, class, taken, "run-time mode changes taken back");
         return Ok(mode_page(shared));
     };

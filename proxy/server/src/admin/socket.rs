@@ -49,7 +49,7 @@ impl AdminSocket {
         let say = |what: &str, error: io::Error| {
             io::Error::new(error.kind(), format!("{}: {what}: {error}", path.display()))
         };
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
         if !folder.exists() {
             let made = DirBuilder::new().mode(0o755).recursive(true).create(folder);
             made.map_err(|error| say("its folder cannot be made", error))?;

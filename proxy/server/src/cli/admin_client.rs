@@ -176,7 +176,9 @@ impl AdminClient {
         let answer = async {
             let response = sender.send_request(request).await?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), MOST_BYTES).collect().await;
+            let body = Limited::new(response.into_body(), MOST_BYTES)
+                .collect()
+                .await;
             Ok::<_, hyper::Error>((status, body))
         };
         tokio::pin!(answer);

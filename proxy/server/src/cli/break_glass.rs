@@ -57,7 +57,11 @@ pub(super) struct BreakGlassArgs {
 #[derive(Debug, Args)]
 struct Folder {
     /// Where the authority, its journal and the list of revoked certificates are.
-    #[arg(long, value_name = "FOLDER", default_value = "/etc/spillway/break-glass")]
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        default_value = "/etc/spillway/break-glass"
+    )]
     dir: PathBuf,
 }
 
@@ -227,15 +231,25 @@ impl Wish {
         }
         if self.name.starts_with("system:") {
             return Err(failed(
-                format!("`{}`: names that begin with `system:` are Kubernetes' own", self.name),
+                format!(
+                    "`{}`: names that begin with `system:` are Kubernetes' own",
+                    self.name
+                ),
                 "name the person: --name jane; what they may do is said with --group",
             ));
         }
         if !printable(&self.reason) {
             return Err(failed("a reason is needed", "say why: --reason INC-4711"));
         }
-        if let Some(group) = self.groups.iter().find(|group| !printable(group) || group.len() > 64) {
-            return Err(failed(format!("`{group}` is no group"), "1 to 64 printable letters"));
+        if let Some(group) = self
+            .groups
+            .iter()
+            .find(|group| !printable(group) || group.len() > 64)
+        {
+            return Err(failed(
+                format!("`{group}` is no group"),
+                "1 to 64 printable letters",
+            ));
         }
         if !(SHORTEST..=LONGEST).contains(&self.lasts) {
             return Err(failed(
@@ -345,7 +359,9 @@ fn revoke(
     let mut serials: Vec<String> = known
         .iter()
         .filter(|entry| entry.state == State::Valid)
-        .filter(|entry| entry.issued.name == whom || Some(&*entry.issued.serial) == serial.as_deref())
+        .filter(|entry| {
+            entry.issued.name == whom || Some(&*entry.issued.serial) == serial.as_deref()
+        })
         .map(|entry| entry.issued.serial.clone())
         .collect();
     if serials.is_empty() {
@@ -377,7 +393,9 @@ fn revoke(
 fn noticed(client: &AdminClient, serials: &[String]) -> Result<(), String> {
     let until = Instant::now() + NOTICED;
     loop {
-        let page: serde_json::Value = client.get("/revoked").map_err(|problem| problem.to_string())?;
+        let page: serde_json::Value = client
+            .get("/revoked")
+            .map_err(|problem| problem.to_string())?;
         let list = page.get("serials").and_then(serde_json::Value::as_array);
         let has = |serial: &String| {
             list.is_some_and(|list| list.iter().any(|listed| listed.as_str() == Some(serial)))
@@ -388,18 +406,15 @@ fn noticed(client: &AdminClient, serials: &[String]) -> Result<(), String> {
         if Instant::now() >= until {
             let file = page.get("file").and_then(serde_json::Value::as_str);
             let file = file.unwrap_or("no file at all");
-            return Err(format!("it reads {file}, and does not have the number after {NOTICED:?}"));
+            return Err(format!(
+                "it reads {file}, and does not have the number after {NOTICED:?}"
+            ));
         }
         std::thread::sleep(Duration::from_millis(200));
     }
 }
 
-fn prove(
-    dir: &Path,
-    file: Option<&Path>,
-    target: &Target,
-    output: Format,
-) -> Result<(), Failed> {
+fn prove(dir: &Path, file: Option<&Path>, target: &Target, output: Format) -> Result<(), Failed> {
     let kubeconfig = match file {
         Some(file) => Kubeconfig::read(file)?,
         None => {
@@ -432,7 +447,9 @@ impl Target {
                 ));
             }
         };
-        let lane = config.as_ref().and_then(|config| config.listen.reserved.first());
+        let lane = config
+            .as_ref()
+            .and_then(|config| config.listen.reserved.first());
         let server = match (&self.server, lane) {
             (Some(server), _) => server.clone(),
             (None, Some(lane)) => format!("https://{lane}"),
@@ -444,7 +461,9 @@ impl Target {
             }
         };
         let server_name = self.tls_server_name.clone().or_else(|| {
-            config.as_ref().map(|config| config.upstream.server_name.clone())
+            config
+                .as_ref()
+                .map(|config| config.upstream.server_name.clone())
         });
         let ca = self
             .server_ca

@@ -85,15 +85,27 @@ impl ExplainArgs {
     fn past(&self) -> Result<(), Failed> {
         let sound = |letter: char| letter.is_ascii_graphic() && !"&#?%+".contains(letter);
         if http::Method::from_bytes(self.method.as_bytes()).is_ok_and(|method| {
-            method.as_str().bytes().all(|byte| byte.is_ascii_uppercase())
+            method
+                .as_str()
+                .bytes()
+                .all(|byte| byte.is_ascii_uppercase())
         }) || !self.method.chars().all(sound)
         {
             return Err(Failed::Refused {
-                error: format!("`{}` alone is neither a request nor an audit id", self.method),
-                next: Some("give METHOD and URL, or the Audit-Id of an answer: spillway explain --help".into()),
+                error: format!(
+                    "`{}` alone is neither a request nor an audit id",
+                    self.method
+                ),
+                next: Some(
+                    "give METHOD and URL, or the Audit-Id of an answer: spillway explain --help"
+                        .into(),
+                ),
             });
         }
-        let past: Past = self.reach.client().get(&format!("/recent?audit_id={}", self.method))?;
+        let past: Past = self
+            .reach
+            .client()
+            .get(&format!("/recent?audit_id={}", self.method))?;
         print(self.reach.output, &past, past_text);
         Ok(())
     }
@@ -114,7 +126,10 @@ pub(super) fn text(of: &Explanation) -> String {
         of.kind,
     );
     if let Some(now) = &of.now {
-        let reason = now.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+        let reason = now
+            .reason
+            .as_ref()
+            .map_or_else(String::new, |reason| format!(" ({reason})"));
         text += &format!(
             "now:      {}{reason}, mode {}\nwhy:      {}\nclass:    {} running, {} waiting; {} of {} in use\n",
             now.verdict,

@@ -44,7 +44,10 @@ fn level_text(status: &Status) -> String {
     let level = match &status.level {
         None => "nothing is refused".to_owned(),
         Some(level) => {
-            let class = level.split('/').next().and_then(|class| class.parse::<usize>().ok());
+            let class = level
+                .split('/')
+                .next()
+                .and_then(|class| class.parse::<usize>().ok());
             let class = class.and_then(|class| status.classes.get(class));
             let name = class.map_or_else(String::new, |class| format!(" (class {})", class.class));
             format!("requests beyond level {level}{name} are refused")
@@ -98,11 +101,16 @@ fn culprit_text(culprit: &Value) -> String {
     }
     let text = |key: &str| {
         let found = culprit.get(key).cloned().unwrap_or_default();
-        found.as_str().map_or_else(|| found.to_string(), str::to_owned)
+        found
+            .as_str()
+            .map_or_else(|| found.to_string(), str::to_owned)
     };
     let number = |key: &str| culprit.get(key).and_then(Value::as_f64).unwrap_or_default();
     let since = |key: &str| moment(culprit.get(key).and_then(Value::as_u64).unwrap_or_default());
-    let herd = culprit.get("herd").and_then(Value::as_bool).unwrap_or_default();
+    let herd = culprit
+        .get("herd")
+        .and_then(Value::as_bool)
+        .unwrap_or_default();
     format!(
         "{}{}\n  class:     {}\n  sends:     {}\n  instances: {}\n  share:     {:.0} % of all server time asked for\n  \
          rate:      {:.1} requests/s, {:.2} cores\n  refused:   {:.0} %\n  overload:  since {}\n  named:     {}\n",

@@ -84,9 +84,16 @@ impl Command for ModeArgs {
 fn table(page: &Value) -> String {
     let text = |value: &Value, key: &str| {
         let found = value.get(key).cloned().unwrap_or_default();
-        found.as_str().map_or_else(|| found.to_string(), str::to_owned)
+        found
+            .as_str()
+            .map_or_else(|| found.to_string(), str::to_owned)
     };
-    let list = |key: &str| page.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let list = |key: &str| {
+        page.get(key)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
     let mut classes = Table::new(&["CLASS", "MODE", "TENANTS"]);
     for class in list("classes") {
         let percent = text(&class, "percent");
@@ -116,5 +123,8 @@ fn table(page: &Value) -> String {
     } else {
         format!("{changes}take back with: spillway mode configured\n")
     };
-    format!("configured: {}\n\n{classes}\n{changes}", text(page, "configured"))
+    format!(
+        "configured: {}\n\n{classes}\n{changes}",
+        text(page, "configured")
+    )
 }

@@ -62,7 +62,9 @@ impl std::fmt::Display for Table {
         let widths: Vec<usize> = (0..columns).map(width).collect();
         for row in &self.rows {
             let cells = row.iter().zip(&widths);
-            let line: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
+            let line: Vec<String> = cells
+                .map(|(cell, width)| format!("{cell:width$}"))
+                .collect();
             writeln!(f, "{}", line.join("  ").trim_end())?;
         }
         Ok(())
@@ -141,6 +143,9 @@ mod tests {
         assert_eq!(span(93_600), "1d2h");
         assert_eq!(moment(0), "1970-01-01T00:00:00Z");
         assert_eq!((bytes(512), bytes(1536)), ("512B".into(), "1.5KiB".into()));
-        assert_eq!((millis(0.25), millis(25_000.0)), ("0.2ms".into(), "25.0s".into()));
+        assert_eq!(
+            (millis(0.25), millis(25_000.0)),
+            ("0.2ms".into(), "25.0s".into())
+        );
     }
 }

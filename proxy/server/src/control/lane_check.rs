@@ -112,7 +112,11 @@ fn say(view: Option<&CheckView>, said: &mut Option<bool>) {
     let now = view.map(|view| view.success);
     if now != *said {
         match view {
-            Some(CheckView { success: true, what, .. }) => {
+            Some(CheckView {
+                success: true,
+                what,
+                ..
+            }) => {
                 info!(what, "a call through the reserved lane works");
             }
             Some(CheckView { what, .. }) => warn!(

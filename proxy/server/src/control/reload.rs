@@ -102,7 +102,10 @@ fn reload(reloader: &Reloader, shared: &Shared) {
             shared.snapshot.store(Arc::new(snapshot));
             let above = shared.change_mode(|changes| changes.len());
             if above > 0 {
-                warn!(above, "changes of the mode made at run time stay above the configuration (`spillway mode`)");
+                warn!(
+                    above,
+                    "changes of the mode made at run time stay above the configuration (`spillway mode`)"
+                );
             }
             shared
                 .metrics

@@ -34,7 +34,10 @@ impl Revoked {
         let mut serials = HashSet::new();
         for (number, line) in text.lines().enumerate() {
             let number = number + 1;
-            let Some(word) = line.split('#').next().and_then(|line| line.split_whitespace().next())
+            let Some(word) = line
+                .split('#')
+                .next()
+                .and_then(|line| line.split_whitespace().next())
             else {
                 continue;
             };
@@ -90,7 +93,8 @@ mod tests {
 
     #[test]
     fn serials_are_the_same_however_they_are_written() {
-        let revoked = load("# left the company\n0x00AB:cd jane, 2026-01-01\n\n12 # bob\n").expect("a list");
+        let revoked =
+            load("# left the company\n0x00AB:cd jane, 2026-01-01\n\n12 # bob\n").expect("a list");
         assert!(revoked.contains(&serial(&[0, 0xab, 0xcd])));
         assert!(revoked.contains(&serial(&[0x12])));
         assert_eq!(revoked.serials(), ["12", "abcd"]);

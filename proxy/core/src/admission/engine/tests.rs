@@ -142,12 +142,18 @@ fn a_class_may_differ_in_mode_and_in_whom_it_is_enforced_for() {
     };
     for class in [5, 6] {
         let all = outcomes(&mut bench, class);
-        assert!(all.iter().all(|offer| *offer == "admitted"), "{class}: {all:?}");
+        assert!(
+            all.iter().all(|offer| *offer == "admitted"),
+            "{class}: {all:?}"
+        );
     }
     let enforced = outcomes(&mut bench, 7);
     assert!(enforced.contains(&"waiting"), "{enforced:?}");
     let view = bench.engine.view(bench.now);
-    assert_eq!((view.classes[6].mode, view.classes[7].mode), (Mode::Shadow, Mode::Enforce));
+    assert_eq!(
+        (view.classes[6].mode, view.classes[7].mode),
+        (Mode::Shadow, Mode::Enforce)
+    );
     // Off for one class lets go of whoever waits in it.
     changed.overrides[7] = Some(Override {
         mode: Mode::Off,

@@ -50,14 +50,20 @@ impl Authority {
         let (certificate, key) = paths(dir);
         if let Some(there) = [&certificate, &key].into_iter().find(|path| path.exists()) {
             return Err(failed(
-                format!("{} exists; an authority is never overwritten", there.display()),
+                format!(
+                    "{} exists; an authority is never overwritten",
+                    there.display()
+                ),
                 "use it (spillway break-glass issue), or make another: --dir FOLDER",
             ));
         }
         journal::folder(dir)?;
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
         params.distinguished_name = DistinguishedName::new();
         params
             .distinguished_name

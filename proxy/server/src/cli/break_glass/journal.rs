@@ -68,7 +68,10 @@ fn io(path: &Path, what: &str, problem: &std::io::Error) -> Failed {
     } else {
         "look at the folder and its disk; nothing was issued or revoked"
     };
-    failed(format!("{}: cannot be {what}: {problem}", path.display()), next)
+    failed(
+        format!("{}: cannot be {what}: {problem}", path.display()),
+        next,
+    )
 }
 
 /// Makes the folder, for its owner alone.
@@ -98,7 +101,10 @@ pub(super) fn operator() -> String {
     let uid = rustix::process::getuid().as_raw();
     match std::env::var("SUDO_USER") {
         Ok(user) if uid == 0 => format!("{user} (sudo)"),
-        _ => std::env::var("USER").map_or_else(|_| format!("uid {uid}"), |user| format!("{user} (uid {uid})")),
+        _ => std::env::var("USER").map_or_else(
+            |_| format!("uid {uid}"),
+            |user| format!("{user} (uid {uid})"),
+        ),
     }
 }
 
@@ -137,7 +143,9 @@ impl Journal {
             Err(problem) => return Err(io(&self.path, "read", &problem)),
         };
         let revoked = self.read_revoked()?;
-        let entries = text.lines().filter_map(|line| serde_json::from_str::<Issued>(line).ok());
+        let entries = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Issued>(line).ok());
         let listed = entries.map(|issued| Listed {
             state: if revoked.contains(&issued.serial) {
                 State::Revoked
@@ -153,7 +161,10 @@ impl Journal {
 
     fn read_revoked(&self) -> Result<Revoked, Failed> {
         Revoked::load(Some(&self.revoked)).map_err(|problem| {
-            failed(problem.to_string(), "mend the line: the running spillway keeps its last good list")
+            failed(
+                problem.to_string(),
+                "mend the line: the running spillway keeps its last good list",
+            )
         })
     }
 
@@ -169,14 +180,19 @@ impl Journal {
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
         }
-        let reason = reason.unwrap_or("no reason given").replace(['\n', '\r'], " ");
+        let reason = reason
+            .unwrap_or("no reason given")
+            .replace(['\n', '\r'], " ");
         for serial in serials {
             text += &format!("{serial} # {}, by {}: {reason}\n", moment(now), operator());
         }
-        let new = self.revoked.with_extension(format!("{}.new", std::process::id()));
+        let new = self
+            .revoked
+            .with_extension(format!("{}.new", std::process::id()));
         let _ = fs::remove_file(&new);
         write_new(&new, &text, 0o644)?;
-        fs::rename(&new, &self.revoked).map_err(|problem| io(&self.revoked, "replaced", &problem))?;
+        fs::rename(&new, &self.revoked)
+            .map_err(|problem| io(&self.revoked, "replaced", &problem))?;
         Ok(&self.revoked)
     }
 }

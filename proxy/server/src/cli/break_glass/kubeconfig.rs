@@ -96,17 +96,23 @@ impl Kubeconfig {
         let text = std::fs::read_to_string(path).map_err(|problem| wrong(problem.to_string()))?;
         let file: File =
             serde_saphyr::from_str(&text).map_err(|problem| wrong(problem.to_string()))?;
-        let (Some(cluster), Some(user)) =
-            (file.clusters.into_iter().next(), file.users.into_iter().next())
-        else {
+        let (Some(cluster), Some(user)) = (
+            file.clusters.into_iter().next(),
+            file.users.into_iter().next(),
+        ) else {
             return Err(wrong("it names no cluster or no user".to_owned()));
         };
         let decoded = |data: &str| {
-            let bytes = STANDARD.decode(data).map_err(|problem| wrong(problem.to_string()))?;
+            let bytes = STANDARD
+                .decode(data)
+                .map_err(|problem| wrong(problem.to_string()))?;
             String::from_utf8(bytes).map_err(|problem| wrong(problem.to_string()))
         };
         Ok(Self {
-            server_name: cluster.cluster.tls_server_name.unwrap_or_else(|| "kubernetes".to_owned()),
+            server_name: cluster
+                .cluster
+                .tls_server_name
+                .unwrap_or_else(|| "kubernetes".to_owned()),
             server_ca: decoded(&cluster.cluster.certificate_authority_data)?,
             server: cluster.cluster.server,
             certificate: decoded(&user.user.client_certificate_data)?,

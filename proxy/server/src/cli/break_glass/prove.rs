@@ -40,7 +40,10 @@ pub(super) fn call(kubeconfig: &Kubeconfig) -> Result<Proof, Failed> {
             "is spillway running there (systemctl status spillway), and its reserved lane on that address (listen.reserved)?",
         )
     };
-    let host = kubeconfig.server.trim_start_matches("https://").trim_end_matches('/');
+    let host = kubeconfig
+        .server
+        .trim_start_matches("https://")
+        .trim_end_matches('/');
     let address = host
         .to_socket_addrs()
         .map_err(|problem| unreachable(format!("{host}: {problem}")))?
@@ -84,9 +87,15 @@ impl Proof {
                 "works: let in as {}; the apiserver behind it answered {} ({})",
                 self.user, self.status, self.message
             ),
-            (false, _) => format!("REFUSED {} with {} ({})", self.user, self.status, self.message),
+            (false, _) => format!(
+                "REFUSED {} with {} ({})",
+                self.user, self.status, self.message
+            ),
         };
-        format!("reserved lane {} {what}, in {:.0}ms\n", self.server, self.took_ms)
+        format!(
+            "reserved lane {} {what}, in {:.0}ms\n",
+            self.server, self.took_ms
+        )
     }
 
     /// # Errors
@@ -96,7 +105,10 @@ impl Proof {
             return Ok(());
         }
         Err(failed(
-            format!("the reserved lane refuses this credential with {}", self.status),
+            format!(
+                "the reserved lane refuses this credential with {}",
+                self.status
+            ),
             "has it ended or been revoked (spillway break-glass list --all)? \
              does reserved.client_ca of the running spillway name this authority (spillway config show)?",
         ))

@@ -77,7 +77,11 @@ impl Screen {
     /// Selects a tenant so many rows further down.
     pub(super) fn select(&mut self, rows: isize) {
         let last = self.status.tenants.len().saturating_sub(1);
-        let to = self.position().unwrap_or(0).saturating_add_signed(rows).min(last);
+        let to = self
+            .position()
+            .unwrap_or(0)
+            .saturating_add_signed(rows)
+            .min(last);
         self.selected = self.status.tenants.get(to).map(key);
     }
 
@@ -149,7 +153,10 @@ impl Screen {
         }
         if let Some(problem) = &self.problem {
             let first = problem.lines().next().unwrap_or_default();
-            lines.push(Line::styled(format!("NO ANSWER, old picture: {first}"), alarm));
+            lines.push(Line::styled(
+                format!("NO ANSWER, old picture: {first}"),
+                alarm,
+            ));
         }
         lines.push(Line::default());
         lines
@@ -222,7 +229,11 @@ impl Screen {
             height: (area.height * 2 / 3).max(8).min(area.height),
         }
         .intersection(area);
-        let class = self.status.classes.iter().find(|class| class.class == tenant.class);
+        let class = self
+            .status
+            .classes
+            .iter()
+            .find(|class| class.class == tenant.class);
         let text = Paragraph::new(explanation(tenant, class, self.status.at))
             .wrap(Wrap { trim: false })
             .block(Block::bordered().title(format!(" {} ", tenant.tenant)));
@@ -307,7 +318,10 @@ fn explanation(tenant: &Tenant, class: Option<&ClassStatus>, now: u64) -> String
          asks for    {:.2} cores, {:.0} % of what everybody asks for\nrefused     {:.0} %\nuser level  {} (0 goes first, 127 last)\n",
         tenant.class,
         tenant.kind,
-        tenant.shape.as_deref().unwrap_or("many things, none most of the time"),
+        tenant
+            .shape
+            .as_deref()
+            .unwrap_or("many things, none most of the time"),
         tenant.instances,
         tenant.requests_per_second,
         tenant.demand_cores,
@@ -317,10 +331,17 @@ fn explanation(tenant: &Tenant, class: Option<&ClassStatus>, now: u64) -> String
     );
     if let Some(since) = tenant.surging_since {
         let ago = span(now.saturating_sub(since));
-        text += &format!("surging     for {ago} (since {}): several times what it used to ask for\n", moment(since));
+        text += &format!(
+            "surging     for {ago} (since {}): several times what it used to ask for\n",
+            moment(since)
+        );
     }
     if let Some(class) = class {
-        let bound = if tenant.kind == "long" { &class.long } else { &class.short };
+        let bound = if tenant.kind == "long" {
+            &class.long
+        } else {
+            &class.short
+        };
         text += &format!(
             "\nIts class has {} of {} in use, {} run and {} wait; mode {}.\n",
             millis(bound.outstanding_ms),
@@ -332,7 +353,9 @@ fn explanation(tenant: &Tenant, class: Option<&ClassStatus>, now: u64) -> String
         text += match (class.mode, tenant.refused_ratio > 0.0) {
             (ModeName::Off, _) => "Nothing is decided: everything it sends is passed on.",
             (ModeName::Shadow, true) => "It would be refused in part, but is passed on.",
-            (_, true) => "There is more asked for than room; part of it is refused with 429 and Retry-After.",
+            (_, true) => {
+                "There is more asked for than room; part of it is refused with 429 and Retry-After."
+            }
             (_, false) => "There is room for it.",
         };
     }

@@ -47,7 +47,9 @@ fn drawn(screen: &Screen) -> String {
     let buffer = terminal.backend().buffer();
     let width = usize::from(buffer.area.width);
     let cells: Vec<&str> = buffer.content.iter().map(|cell| cell.symbol()).collect();
-    let lines = cells.chunks(width).map(|line| line.concat().trim_end().to_owned());
+    let lines = cells
+        .chunks(width)
+        .map(|line| line.concat().trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -71,7 +73,10 @@ fn the_picture_says_how_bad_it_is_and_who_it_is() {
     let bulk = line(&picture, "bulk  ");
     assert!(bulk.contains("shadow") && bulk.ends_with("25.0"), "{bulk}");
     let agent = line(&picture, "telemetry:agent   ");
-    assert!(agent.contains("80%") && agent.contains("90%") && agent.contains("500"), "{agent}");
+    assert!(
+        agent.contains("80%") && agent.contains("90%") && agent.contains("500"),
+        "{agent}"
+    );
 }
 
 #[test]
@@ -122,7 +127,14 @@ fn a_small_terminal_is_survived() {
 #[test]
 fn one_look_has_everything_too() {
     let text = once(&status());
-    for said in ["REFUSING", "CULPRIT", "life-signs", "jane", "CLASS  ", "TENANT  "] {
+    for said in [
+        "REFUSING",
+        "CULPRIT",
+        "life-signs",
+        "jane",
+        "CLASS  ",
+        "TENANT  ",
+    ] {
         assert!(text.contains(said), "no `{said}` in\n{text}");
     }
 }
