@@ -14,6 +14,7 @@ mod import_apf;
 mod level;
 mod mode;
 mod output;
+mod replay;
 mod serve;
 mod top;
 
@@ -75,6 +76,7 @@ enum Commands {
     BreakGlass(break_glass::BreakGlassArgs),
     Config(config_show::ConfigArgs),
     ImportApf(import_apf::ImportArgs),
+    Replay(replay::ReplayArgs),
     /// Print a completion script for a shell.
     #[command(after_help = COMPLETION_EXAMPLES)]
     Completion {
@@ -146,6 +148,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Commands::Mode(command) => done(command.run()),
         Commands::Config(command) => done(command.run()),
         Commands::ImportApf(command) => done(command.run()),
+        Commands::Replay(command) => done(command.run()),
         Commands::BreakGlass(command) => done(command.run()),
         Commands::Level(command) => done(command.run()),
         Commands::Culprit(command) => match command.run() {

@@ -247,7 +247,8 @@ fn conditions(when: &config::Match) -> Match {
     }
 }
 
-fn settings(config: &Config, policy: &Policy) -> Settings {
+/// What admission is set to by a configuration.
+pub(crate) fn settings(config: &Config, policy: &Policy) -> Settings {
     let admission = &config.admission;
     let defaults = Settings::default();
     let most_shed = share(admission.max_shed_share);

@@ -54,6 +54,9 @@ const FOR_OWN: f64 = 15.0;
 /// Schemas up to this precedence come before Kubernetes' own for nodes.
 const BEFORE_NODES: i64 = 500;
 
+/// Fields of a rule with their values, as YAML writes them.
+type Conditions = Vec<(&'static str, String)>;
+
 /// A class of the result.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ClassOut {
@@ -67,8 +70,8 @@ pub(super) struct ClassOut {
 pub(super) struct RuleOut {
     pub(super) name: String,
     pub(super) class: String,
-    /// Conditions in order, as YAML writes them.
-    pub(super) when: Vec<(&'static str, String)>,
+    /// In order.
+    pub(super) when: Conditions,
     comments: Vec<String>,
 }
 
@@ -305,7 +308,7 @@ fn subjects(subjects: &[Subject]) -> Vec<Who> {
 
 /// Every combination of subjects with what they ask for.
 fn rules_of(schema: &FlowSchema, rules: &PolicyRules) -> Vec<RuleOut> {
-    let mut asked: Vec<(Vec<(&'static str, String)>, Vec<String>)> = Vec::new();
+    let mut asked: Vec<(Conditions, Vec<String>)> = Vec::new();
     for resource in &rules.resource_rules {
         let mut when = Vec::new();
         let mut comments = Vec::new();
@@ -374,7 +377,7 @@ fn rules_of(schema: &FlowSchema, rules: &PolicyRules) -> Vec<RuleOut> {
 }
 
 /// A condition, unless it says `*`, which is none.
-fn push(when: &mut Vec<(&'static str, String)>, field: &'static str, values: &[String]) {
+fn push(when: &mut Conditions, field: &'static str, values: &[String]) {
     if !values.is_empty() && !values.iter().any(|value| value == "*") {
         when.push((field, list(values)));
     }
