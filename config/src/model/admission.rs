@@ -21,7 +21,7 @@ pub struct Admission {
     pub queue: Queue,
     /// `bytes`: response bytes in flight, 1MiB..=1TiB. Default 512MiB.
     pub bytes: ByteSize,
-    /// `max_shed_share`: at most this share of requests is refused; 100% = no bound.
+    /// `max_shed_share`: tenants lose at most this share of what they ask for, on average; 100% = no bound.
     ///
     /// The red button of a roll-out: with 5%, a wrong policy costs at most every
     /// twentieth request, and an overload above it reaches the server. Default 100%.
@@ -170,7 +170,7 @@ pub struct Class {
     /// All reserves but the last together stay below 100%. Default 0%.
     #[schemars(default)]
     pub reserve: Percent,
-    /// `max_shed_share`: at most this share of the class is refused.
+    /// `max_shed_share`: its tenants lose at most this share of what they ask for, on average.
     ///
     /// `admission.max_shed_share` holds as well, whichever is lower. Default 100%.
     #[schemars(default = "hundred")]

@@ -134,7 +134,7 @@ fn assert_storm_gets_the_rest(cores: usize, width: std::ops::RangeInclusive<f64>
 
 #[test]
 fn on_one_core_a_storm_runs_one_list_at_a_time_back_to_back() {
-    assert_storm_gets_the_rest(1, 1.0..=1.02);
+    assert_storm_gets_the_rest(1, 0.98..=1.02);
 }
 
 #[test]
@@ -285,7 +285,8 @@ fn a_blind_proxy_lets_everything_through() {
     world.run(50);
     world.start_counting();
     world.run(70);
-    assert_important_served(&world, 250);
+    // A handful of requests comes while what was let in blindly still runs.
+    assert_important_served(&world, 600);
 }
 
 #[test]

@@ -220,15 +220,18 @@ impl<W: Wake> Inner<W> {
             .publish_bounds(&desk.tuner, &desk.shares, desk.settings.bytes);
     }
 
-    /// Red button: classes of which too much is refused.
+    /// Red button: classes of which too much is refused, by what the average tenant loses, or a
+    /// single one could open the gate for itself by asking for more than anybody can have. And
+    /// not while the server visibly queues: then it is no error of judgement.
     fn press_red_buttons(&self, desk: &Desk<W>) {
         let mut forced = 0;
+        let lost = desk.levels.lost();
+        let queueing = desk.tuner.excess() > desk.settings.target * 3;
         for (class, settings) in desk.settings.classes.iter().take(MAX_CLASSES).enumerate() {
             let books = desk.books.each_ref().map(|books| &books[class]);
             let shed: f64 = books.iter().map(|books| books.shed_rate).sum();
-            let served: f64 = books.iter().map(|books| books.served_rate).sum();
             // A handful of refusals says nothing about the judgement.
-            if shed > 1.0 && shed > f64::from(settings.max_shed_share) * (shed + served) {
+            if shed > 1.0 && lost[class] > f64::from(settings.max_shed_share) && !queueing {
                 forced |= 1 << class;
             }
         }

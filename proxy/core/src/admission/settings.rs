@@ -51,8 +51,9 @@ pub struct ClassSettings {
     pub reserve: f32,
     /// How it is held.
     pub gate: Gate,
-    /// Red button: the largest share, 0..=1, of this class's recent requests that may be
-    /// refused; beyond it they are admitted uncounted. 1 never intervenes.
+    /// Red button: the largest share, 0..=1, of their recent server time that the tenants of this
+    /// class may be refused on average, each counted as one; beyond it they are admitted
+    /// uncounted, unless the probe is above three times its target. 1 never intervenes.
     pub max_shed_share: f32,
 }
 
