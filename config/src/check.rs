@@ -199,7 +199,13 @@ fn key_pairs(file: &raw::Config, problems: &mut Problems<'_>) {
         .upstream
         .as_ref()
         .and_then(|raw| raw.front_proxy.as_ref());
+    let check = file.reserved.as_ref().and_then(|raw| raw.check.as_ref());
     let pairs = [
+        (
+            "reserved.check",
+            check.and_then(|raw| raw.certificate.as_ref()),
+            check.and_then(|raw| raw.key.as_ref()),
+        ),
         (
             "tls",
             tls.and_then(|raw| raw.certificate.as_ref()),

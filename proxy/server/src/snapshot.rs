@@ -13,6 +13,7 @@ use proxy_core::classify::{
 use rustls::ServerConfig;
 
 use crate::identify::request_header::RequestHeaderPeers;
+use crate::identify::revoked::Revoked;
 use crate::identify::tls::{self, MaterialError};
 use crate::identify::token::TokenVerifier;
 use crate::identify::verify::ClientAuthority;
@@ -54,6 +55,8 @@ pub(crate) struct Snapshot {
     pub(crate) reserved_tls: Arc<ServerConfig>,
     pub(crate) client_authority: ClientAuthority,
     pub(crate) break_glass_authority: Option<ClientAuthority>,
+    /// Certificates of that authority that are refused.
+    pub(crate) revoked: Revoked,
     pub(crate) request_header: Option<RequestHeaderPeers>,
     pub(crate) tokens: TokenVerifier,
     pub(crate) endpoint: Endpoint,
@@ -137,6 +140,7 @@ impl Snapshot {
             reserved_tls,
             client_authority,
             break_glass_authority,
+            revoked: Revoked::load(config.reserved.revoked.as_deref())?,
             request_header,
             tokens: TokenVerifier::load(
                 &config.service_accounts.keys,
@@ -169,6 +173,7 @@ impl Snapshot {
         ];
         files.extend(config.service_accounts.keys.iter().cloned());
         files.extend(config.reserved.client_ca.clone());
+        files.extend(config.reserved.revoked.clone());
         files.extend(config.request_header.client_ca.clone());
         files
     }
@@ -244,7 +249,8 @@ fn conditions(when: &config::Match) -> Match {
     }
 }
 
-fn settings(config: &Config, policy: &Policy) -> Settings {
+/// What admission is set to by a configuration.
+pub(crate) fn settings(config: &Config, policy: &Policy) -> Settings {
     let admission = &config.admission;
     let defaults = Settings::default();
     let most_shed = share(admission.max_shed_share);

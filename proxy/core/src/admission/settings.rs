@@ -19,6 +19,16 @@ pub enum Mode {
     Enforce,
 }
 
+/// What holds for one class in place of [`Settings::mode`] and
+/// [`Settings::enforced_tenants`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Override {
+    /// Whether its decisions are carried out.
+    pub mode: Mode,
+    /// Share of tenants, 0..=1, for which [`Mode::Enforce`] is.
+    pub enforced_tenants: f32,
+}
+
 /// How a class is held.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Gate {
@@ -115,6 +125,8 @@ pub struct Settings {
     pub bytes: u64,
     /// Classes, most important first; 1..=[`MAX_CLASSES`].
     pub classes: Vec<ClassSettings>,
+    /// By class: what holds in place of the mode of all, if anything.
+    pub overrides: [Option<Override>; MAX_CLASSES],
 }
 
 impl Default for Settings {
@@ -157,6 +169,7 @@ impl Default for Settings {
                 gated(0.20, false, 1.0),
                 gated(0.10, false, 1.0),
             ],
+            overrides: [None; MAX_CLASSES],
         }
     }
 }
@@ -245,6 +258,21 @@ impl Settings {
             return Err(WrongSettings::EnforcedTenants(self.enforced_tenants));
         }
         Ok(())
+    }
+
+    /// The mode that holds for a class (by position), and for which share of its tenants.
+    #[must_use]
+    pub fn mode_of(&self, class: usize) -> Override {
+        let own = self.overrides.get(class).copied().flatten();
+        own.unwrap_or(Override {
+            mode: self.mode,
+            enforced_tenants: self.enforced_tenants,
+        })
+    }
+
+    /// Whether any class's decisions are carried out.
+    pub(crate) fn enforces(&self) -> bool {
+        (0..self.classes.len()).any(|class| self.mode_of(class).mode == Mode::Enforce)
     }
 
     /// What share of a bound each class may see, most important first. Classes that do

@@ -20,7 +20,7 @@
 use std::time::Duration;
 
 use super::history::History;
-use super::{Kind, Mode, SLICE_US, Settings, Signals};
+use super::{Kind, SLICE_US, Settings, Signals};
 use crate::time::Time;
 
 /// What the tuner is doing.
@@ -302,7 +302,7 @@ impl Tuner {
                 Dial::new(settings.initial_breadth, SLICE, false, settings, now),
             ],
             target: settings.target.max(Duration::from_millis(1)),
-            carried_out: settings.mode == Mode::Enforce,
+            carried_out: settings.enforces(),
             over: 0,
             last_brake: None,
             seen: None,
@@ -318,7 +318,7 @@ impl Tuner {
         self.dials[0].reconfigure(settings.limit.initial, settings.limit.min, settings);
         self.dials[1].reconfigure(settings.initial_breadth, SLICE, settings);
         self.target = settings.target.max(Duration::from_millis(1));
-        self.carried_out = settings.mode == Mode::Enforce;
+        self.carried_out = settings.enforces();
     }
 
     /// The bound of `kind`, in microseconds.
