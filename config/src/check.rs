@@ -360,6 +360,9 @@ fn tuner(file: &raw::Config, config: &Config, problems: &mut Problems<'_>) {
     let min = ("min", set.limit.min, limit.min.as_ref());
     let initial = ("initial", set.limit.initial, limit.initial.as_ref());
     let max = ("max", set.limit.max, limit.max.as_ref());
+    // Zero: by the number of cores, within these.
+    let by_cores = set.limit.initial.is_zero() && !problems.known_at(&[at_value(initial.2)]);
+    let from = if by_cores { max } else { initial };
     let interval = ("interval", set.probe.interval, probe.interval.as_ref());
     let target = ("target", set.probe.target, probe.target.as_ref());
     let timeout = ("timeout", set.probe.timeout, probe.timeout.as_ref());
@@ -374,8 +377,8 @@ fn tuner(file: &raw::Config, config: &Config, problems: &mut Problems<'_>) {
         queue.long_deadline.as_ref(),
     );
     for (section, left, right, or_equal) in [
-        ("admission.limit", min, initial, true),
-        ("admission.limit", initial, max, true),
+        ("admission.limit", min, from, true),
+        ("admission.limit", from, max, true),
         ("admission.probe", interval, timeout, false),
         ("admission.probe", target, timeout, false),
         ("admission.queue", short, long, true),

@@ -330,19 +330,14 @@ impl Values<'_, '_> {
 
     fn limit(&mut self, raw: &raw::Limit) -> Limit {
         let default = Limit::default();
-        let range = millis(1)..=seconds(600);
-        let mut bound = |key: &str, value: Option<&Scalar>, default| {
-            self.duration(
-                &format!("admission.limit.{key}"),
-                value,
-                default,
-                range.clone(),
-            )
+        let mut bound = |key: &str, value: Option<&Scalar>, default, least| {
+            let range = millis(least)..=seconds(600);
+            self.duration(&format!("admission.limit.{key}"), value, default, range)
         };
         Limit {
-            initial: bound("initial", raw.initial.as_ref(), default.initial),
-            min: bound("min", raw.min.as_ref(), default.min),
-            max: bound("max", raw.max.as_ref(), default.max),
+            initial: bound("initial", raw.initial.as_ref(), default.initial, 0),
+            min: bound("min", raw.min.as_ref(), default.min, 1),
+            max: bound("max", raw.max.as_ref(), default.max, 1),
         }
     }
 

@@ -1,7 +1,9 @@
 //! A configuration with everything made from it: certificates, keys, policy, metric handles. Swapped whole.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::Config;
 use proxy_core::admission::{ClassSettings, Gate, LimitSettings, Mode, QueueSettings, Settings};
@@ -290,7 +292,7 @@ pub(crate) fn settings(config: &Config, policy: &Policy) -> Settings {
         },
         enforced_tenants: share(admission.enforced_tenants),
         limit: LimitSettings {
-            initial: admission.limit.initial,
+            initial: initial_limit(&admission.limit),
             min: admission.limit.min,
             max: admission.limit.max,
         },
@@ -304,6 +306,17 @@ pub(crate) fn settings(config: &Config, policy: &Policy) -> Settings {
         classes: policy.classes().iter().enumerate().map(class).collect(),
         ..defaults
     }
+}
+
+/// The server is on this host, so its cores are ours; fewer where Spillway's own are limited, from where the limit grows.
+fn initial_limit(limit: &config::Limit) -> Duration {
+    if !limit.initial.is_zero() {
+        return limit.initial;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    LimitSettings::initial(u32::try_from(cores).unwrap_or(u32::MAX))
+        .max(limit.min)
+        .min(limit.max)
 }
 
 fn share(percent: config::Percent) -> f32 {

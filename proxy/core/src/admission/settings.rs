@@ -69,6 +69,17 @@ pub struct LimitSettings {
     pub max: Duration,
 }
 
+impl LimitSettings {
+    /// Where the limit of a server with so many cores should start: 100 ms of work a core, which
+    /// its small calls need when LISTs keep all cores busy and the limit is not free to grow, and
+    /// which delays nobody by more when they come all at once.
+    #[must_use]
+    pub const fn initial(cores: u32) -> Duration {
+        let cores = if cores > 512 { 512 } else { cores };
+        Duration::from_millis(100 * if cores == 0 { 1 } else { cores as u64 })
+    }
+}
+
 /// Queues, each per class and kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueSettings {
@@ -131,7 +142,7 @@ impl Default for Settings {
             mode: Mode::Enforce,
             enforced_tenants: 1.0,
             limit: LimitSettings {
-                initial: Duration::from_millis(400),
+                initial: LimitSettings::initial(4),
                 min: Duration::from_millis(50),
                 max: Duration::from_secs(30),
             },
