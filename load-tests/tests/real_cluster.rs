@@ -21,6 +21,8 @@ mod informers;
 mod issuers;
 #[path = "real/kubectl.rs"]
 mod kubectl;
+#[path = "real/operators.rs"]
+mod operators;
 #[path = "real/outage.rs"]
 mod outage;
 #[path = "real/reload.rs"]
