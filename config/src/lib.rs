@@ -12,6 +12,7 @@
 
 mod change;
 mod check;
+mod limits;
 mod model;
 mod parse;
 mod patterns;
@@ -24,9 +25,9 @@ mod units;
 
 pub use change::{Applies, Change};
 pub use model::{
-    Admission, Class, Config, DEFAULT_CLASSES, DEFAULT_PKI, DEFAULT_RESERVED_PORT, Format, KeyPair,
-    Level, Limit, Listen, Log, Match, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved,
-    Rule, ServiceAccounts, Tls, Upstream,
+    Admission, Cancel, Class, Config, Confine, DEFAULT_CLASSES, DEFAULT_PKI, DEFAULT_RESERVED_PORT,
+    Format, HardLimit, KeyPair, Level, Limit, Listen, Log, Match, Mode, Per, Period, Probe, Queue,
+    Rate, RequestHeader, RequestHeaders, Reserved, Rule, ServiceAccounts, Tls, Upstream,
 };
 pub use parse::MAX_TEXT;
 pub use report::{Issue, Report};

@@ -14,9 +14,11 @@ use serde::Serialize;
 use crate::units::{DurationText, serialize_duration};
 
 mod admission;
+mod limits;
 mod request_header;
 
 pub use admission::{Admission, Class, Limit, Match, Mode, Probe, Queue, Rule};
+pub use limits::{Cancel, Confine, HardLimit, Per, Period, Rate};
 pub use request_header::RequestHeader;
 
 /// Where kubeadm keeps the cluster's certificates: the default of [`Config::pki`].
