@@ -41,6 +41,7 @@ mod control;
 pub mod fuzzing;
 mod lane;
 pub mod logging;
+mod measures;
 mod metrics;
 mod names;
 mod reserved;

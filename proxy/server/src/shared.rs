@@ -10,9 +10,11 @@ use proxy_core::admission::probe::ProbeView;
 use proxy_core::time::Time;
 
 use crate::admit::Waiter;
+use crate::admit::running::Running;
 use crate::identify::memory::TokenMemory;
 use crate::identify::published::PublishedKeys;
 use crate::lane::Lane;
+use crate::measures::Measures;
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::snapshot::Snapshot;
@@ -54,6 +56,9 @@ pub(crate) struct Shared {
     pub(crate) published_keys: PublishedKeys,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) names: Names,
+    pub(crate) measures: Arc<Measures>,
+    /// LISTs that could be broken off.
+    pub(crate) running: Arc<Running>,
     pub(crate) signals: SeenSignals,
     /// The probe as of the last tick.
     pub(crate) probe: Mutex<ProbeView>,
@@ -78,6 +83,7 @@ impl Shared {
         engine: Arc<Engine<Waiter>>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let measures = snapshot.config.admission.measures.clone();
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             engine,
@@ -86,6 +92,8 @@ impl Shared {
             published_keys: PublishedKeys::default(),
             metrics,
             names: Names::default(),
+            measures: Arc::new(Measures::load(measures, crate::clock::unix_seconds())),
+            running: Arc::default(),
             signals: SeenSignals::default(),
             probe: Mutex::new(ProbeView::calm()),
             calm_since: AtomicU64::new(u64::MAX),
