@@ -45,6 +45,9 @@ use tokio::task::AbortHandle;
 /// A watch that begins with the whole state has delivered it when nothing came for this long.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// As long as admission keeps the room of a cancelled request at most.
+const LINGER: Duration = Duration::from_secs(1);
+
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// Priority and Fairness refuses in plain text; every other 429 of the server (an eviction that a disruption budget
@@ -204,6 +207,10 @@ impl Account {
         tokio::select! {
             inbound = asking => Ok(inbound?),
             () = std::future::poll_fn(|cx| cut.poll(cx)) => {
+                // The server may work on for a moment.
+                if let Some(permit) = self.seat.take() {
+                    permit.cancel(clock::now());
+                }
                 Err(running::ended(self.class_name()).into())
             }
         }
@@ -373,6 +380,15 @@ impl Account {
     }
 }
 
+/// The server may work on for a client that has left: were what it held given back at once, opening and cancelling would be
+/// the way around every limit.
+fn linger(leases: Leases) {
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(LINGER).await;
+        drop(leases);
+    });
+}
+
 impl Drop for Account {
     fn drop(&mut self) {
         let now = clock::now();
@@ -381,6 +397,9 @@ impl Drop for Account {
             self.learn(now);
         }
         self.release(self.outcome());
+        if self.end == End::Gone && !long_running && !self.leases.is_empty() {
+            linger(self.lend());
+        }
         self.worker()
             .lane_state()
             .in_flight

@@ -120,6 +120,8 @@ fn confine(shared: &Shared, culprit: &Culprit, unix: u64) -> Option<u64> {
     let confine = snapshot.config.admission.confine_culprit.as_ref()?;
     let lasted = clock::now().saturating_since(culprit.overload);
     let tenant = culprit.tenant.tenant;
+    // Without the name there is nobody to confine; it is noted again with its next request.
+    let name = shared.names.known(tenant)?;
     if lasted < confine.after
         || culprit.tenant.class == ClassId(0)
         || shared.engine.mode_of(tenant) != Mode::Enforce
@@ -132,7 +134,7 @@ fn confine(shared: &Shared, culprit: &Culprit, unix: u64) -> Option<u64> {
     )]
     let share = confine.share.fraction() as f32;
     let measure = NewMeasure {
-        target: target(shared, &snapshot, culprit),
+        target: target(&name, &snapshot, culprit),
         action: Action::Slow(share),
         reason: reason(shared, culprit, lasted),
         author: ITSELF.to_owned(),
@@ -158,9 +160,9 @@ fn confine(shared: &Shared, culprit: &Culprit, unix: u64) -> Option<u64> {
 }
 
 /// The tenant, in the class in which it overloads the server: its other requests go on.
-fn target(shared: &Shared, snapshot: &Snapshot, culprit: &Culprit) -> Target {
+fn target(tenant: &str, snapshot: &Snapshot, culprit: &Culprit) -> Target {
     Target {
-        tenant: Some(shared.names.of(culprit.tenant.tenant).to_string()),
+        tenant: Some(tenant.to_owned()),
         class: Some(snapshot.class(culprit.tenant.class).name.to_string()),
         ..Target::default()
     }
@@ -169,12 +171,10 @@ fn target(shared: &Shared, snapshot: &Snapshot, culprit: &Culprit) -> Target {
 fn reason(shared: &Shared, culprit: &Culprit, lasted: Duration) -> String {
     let tenant = &culprit.tenant;
     let shape = tenant.shape.map(|shape| shared.names.of(shape));
-    let shape: String = shape
-        .as_deref()
-        .unwrap_or("various requests")
-        .chars()
-        .take(80)
-        .collect();
+    let shape = shape.as_deref().unwrap_or("various requests");
+    // Made of what clients ask for: it may hold anything.
+    let printable = |letter: char| if letter.is_control() { ' ' } else { letter };
+    let shape: String = shape.chars().take(80).map(printable).collect();
     format!(
         "culprit of an overload of {} s: {shape}; {} instances, {:.0} % of the demand",
         lasted.as_secs(),
