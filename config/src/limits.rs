@@ -82,6 +82,14 @@ fn one(
             rate(text).map(Some)
         }),
         burst: count(values, &path("burst"), raw.burst.as_ref(), 1),
+        server_time: raw.server_time.as_ref().map(|time| {
+            values.duration(
+                &path("server_time"),
+                Some(time),
+                Duration::from_secs(1),
+                Duration::from_millis(1)..=Duration::from_secs(1000),
+            )
+        }),
         watches: count(values, &path("watches"), raw.watches.as_ref(), 0),
         sessions: count(values, &path("sessions"), raw.sessions.as_ref(), 0),
         deny: values.choice(
@@ -107,6 +115,7 @@ fn complete(
     let bounds = [
         ("concurrency", raw.concurrency.as_ref()),
         ("rate", raw.rate.as_ref()),
+        ("server_time", raw.server_time.as_ref()),
         ("watches", raw.watches.as_ref()),
         ("sessions", raw.sessions.as_ref()),
     ];
@@ -115,7 +124,7 @@ fn complete(
         (false, None) if raw.deny.is_none() => values.problems.add(
             at(&limit.referenced),
             format!("{key} bounds nothing"),
-            "at least one of concurrency, rate, watches, sessions; or deny: true",
+            "at least one of concurrency, rate, server_time, watches, sessions; or deny: true",
         ),
         (true, Some((field, value))) => values.problems.add(
             at_value(*value),

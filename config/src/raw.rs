@@ -141,6 +141,7 @@ section!(HardLimit {
     concurrency: Scalar,
     rate: Scalar,
     burst: Scalar,
+    server_time: Scalar,
     watches: Scalar,
     sessions: Scalar,
     deny: Scalar,

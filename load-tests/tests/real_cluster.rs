@@ -21,6 +21,8 @@ mod informers;
 mod issuers;
 #[path = "real/kubectl.rs"]
 mod kubectl;
+#[path = "real/limits.rs"]
+mod limits;
 #[path = "real/outage.rs"]
 mod outage;
 #[path = "real/reload.rs"]

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use super::Match;
-use crate::units::{DurationText, Percent, serialize_duration};
+use crate::units::{DurationText, Percent, serialize_duration, serialize_optional_duration};
 
 /// `admission.limits[]`: a hard limit, beside the adaptive admission and whatever room the
 /// server has.
@@ -39,6 +39,11 @@ pub struct HardLimit {
     /// `burst`: how many of them at once, 1..=1000000. Default what one second brings.
     #[schemars(default, range(min = 1, max = 1000000))]
     pub burst: Option<u32>,
+    /// `server_time`: a budget of server time, as estimated, for each second, as `250ms`;
+    /// 1ms..=1000s. What is overdrawn by one request is paid back before the next. Default none.
+    #[serde(serialize_with = "serialize_optional_duration")]
+    #[schemars(default, with = "Option<DurationText>")]
+    pub server_time: Option<Duration>,
     /// `watches`: open watches, 0..=1000000. Default none.
     #[schemars(default, range(min = 0, max = 1000000))]
     pub watches: Option<u32>,

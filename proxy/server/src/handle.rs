@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue};
 use http::{Request, Response, Version, request};
@@ -170,6 +171,10 @@ async fn serve(
         client: client_of(&head.headers, address),
         class: classified.class,
         instance: identified.identity.instance(connection.address_hash),
+        work: match snapshot.limits.want_work() {
+            true => worker.shared.costs.estimate(&facts.shape).work(),
+            false => Duration::ZERO,
+        },
     };
     account.holds(orders::obey(worker, snapshot, &facts, &asked, now)?);
     let permit = admit(

@@ -238,6 +238,7 @@ fn hard_limits(
             let burst = limit.burst.unwrap_or_else(|| rate.per_second());
             limits::Rate::new(rate.count(), rate.period(), burst)
         }),
+        server_time: limit.server_time,
         deny: limit.deny,
     });
     Limits::compile(specs.collect(), before).map_err(SnapshotError::Limits)

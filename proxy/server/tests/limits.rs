@@ -20,6 +20,7 @@ fn limit(name: &str) -> HardLimit {
         concurrency: None,
         rate: None,
         burst: None,
+        server_time: None,
         watches: None,
         sessions: None,
         deny: false,

@@ -37,6 +37,9 @@ pub const MAX_LIMITS: usize = 64;
 pub const TENANTS: usize = 4_096;
 /// Instances told apart by one limit; those beyond share one account.
 pub const INSTANCES: usize = 16_384;
+/// A budget of server time that is overdrawn by no more than it brings in this time lets the
+/// next request begin.
+const OVERDRAFT: Duration = Duration::from_secs(1);
 /// How often an account that changes hands is looked up again.
 const LOOKS: u32 = 8;
 
@@ -69,6 +72,8 @@ pub struct LimitSpec {
     pub bounds: [Option<u32>; 3],
     /// How many may begin.
     pub rate: Option<Rate>,
+    /// Server time, as estimated, for each second of time. Never zero.
+    pub server_time: Option<Duration>,
     /// None at all.
     pub deny: bool,
 }
@@ -86,6 +91,8 @@ pub struct Asked<'a> {
     pub class: ClassId,
     /// Which member of the tenant asks ([`Identity::instance`]).
     pub instance: u64,
+    /// What it is expected to take; asked for only if [`Limits::want_work`].
+    pub work: Duration,
 }
 
 /// What a request ran into.
@@ -95,6 +102,8 @@ pub enum Why {
     Bound(Bound),
     /// So many have begun; the next may in so long.
     Rate(Duration),
+    /// The budget of server time is overdrawn; for so long.
+    Time(Duration),
     /// It is not allowed at all.
     Denied,
 }
@@ -186,6 +195,14 @@ impl Limits {
         self.limits.is_empty()
     }
 
+    /// Whether some limit is a budget of server time.
+    #[must_use]
+    pub fn want_work(&self) -> bool {
+        self.limits
+            .iter()
+            .any(|limit| limit.spec.server_time.is_some())
+    }
+
     /// The name of a limit; empty for a position that is none.
     #[must_use]
     pub fn name(&self, limit: usize) -> &str {
@@ -234,17 +251,13 @@ impl Limits {
             }
         }
         for (position, limit) in each().filter(|(position, _)| met(*position)) {
-            let Some(rate) = limit.spec.rate else {
-                continue;
-            };
-            let place = limit.table.place(limit.key(asked), now);
-            if let Err(wait) = limit.table.bucket(place).take(rate, now) {
+            if let Err(why) = limit.charge(asked, now) {
                 for (_, earlier) in each().take(position).filter(|(position, _)| met(*position)) {
-                    earlier.give_token_back(asked, now);
+                    earlier.refund(asked, now);
                 }
                 return Err(Exceeded {
                     limit: position,
-                    why: Why::Rate(wait),
+                    why,
                 });
             }
         }
@@ -313,10 +326,47 @@ impl Limit {
         None
     }
 
-    fn give_token_back(&self, asked: &Asked<'_>, now: Time) {
-        if let Some(rate) = self.spec.rate {
-            let place = self.table.place(self.key(asked), now);
-            self.table.bucket(place).give_back(rate);
+    /// Takes a token and server time, or neither.
+    fn charge(&self, asked: &Asked<'_>, now: Time) -> Result<(), Why> {
+        if self.spec.rate.is_none() && self.spec.server_time.is_none() {
+            return Ok(());
         }
+        let place = self.table.place(self.key(asked), now);
+        if let Some(rate) = self.spec.rate {
+            let taken = self.table.beginnings(place).take(rate, now);
+            taken.map_err(Why::Rate)?;
+        }
+        if let Some(refill) = self.refill(asked.work)
+            && let Err(wait) = self.table.time(place).owe(refill, OVERDRAFT, now)
+        {
+            if let Some(rate) = self.spec.rate {
+                self.table.beginnings(place).give_back(rate);
+            }
+            return Err(Why::Time(wait));
+        }
+        Ok(())
+    }
+
+    /// Gives back what was charged.
+    fn refund(&self, asked: &Asked<'_>, now: Time) {
+        if self.spec.rate.is_none() && self.spec.server_time.is_none() {
+            return;
+        }
+        let place = self.table.place(self.key(asked), now);
+        if let Some(rate) = self.spec.rate {
+            self.table.beginnings(place).give_back(rate);
+        }
+        if let Some(refill) = self.refill(asked.work) {
+            self.table.time(place).forgive(refill);
+        }
+    }
+
+    /// How long the budget of server time needs to bring so much.
+    fn refill(&self, work: Duration) -> Option<Duration> {
+        let each_second = self.spec.server_time?.as_nanos().max(1);
+        let nanos = work.as_nanos().saturating_mul(1_000_000_000) / each_second;
+        Some(Duration::from_nanos(
+            u64::try_from(nanos).unwrap_or(u64::MAX),
+        ))
     }
 }

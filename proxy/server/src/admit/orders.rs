@@ -61,7 +61,7 @@ pub(crate) fn obey(
         Err(exceeded) => {
             let why = match exceeded.why {
                 Why::Denied => Ordered::Denied,
-                Why::Bound(_) | Why::Rate(_) => Ordered::Rule,
+                Why::Bound(_) | Why::Rate(_) | Why::Time(_) => Ordered::Rule,
             };
             shared
                 .metrics
@@ -95,6 +95,7 @@ const fn bound(why: Why) -> &'static str {
     match why {
         Why::Bound(bound) => bound.as_str(),
         Why::Rate(_) => "rate",
+        Why::Time(_) => "server_time",
         Why::Denied => "deny",
     }
 }
@@ -117,10 +118,10 @@ fn exceeds(snapshot: &Snapshot, class: ClassId, facts: &Facts, exceeded: Exceede
             message: message.map(Into::into),
             retry_after: draw(facts, Duration::ZERO, SPREAD),
         },
-        Why::Rate(wait) => Refused::Limited {
+        Why::Rate(wait) | Why::Time(wait) => Refused::Limited {
             limit,
             class,
-            bound: "rate",
+            bound: bound(exceeded.why),
             message: message.map(Into::into),
             retry_after: draw(facts, wait, SPREAD),
         },

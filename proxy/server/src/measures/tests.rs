@@ -69,6 +69,7 @@ fn ask(measures: &Measures, call: &Call<'_>) -> Option<HeldBack> {
         },
         class: ClassId(call.class),
         instance: 1,
+        work: Duration::ZERO,
     };
     let class = [
         "life-signs",

@@ -68,14 +68,21 @@ impl Bucket {
 
     /// Gives a token back that was taken and not used.
     pub fn give_back(&self, rate: Rate) {
+        self.refund(rate.interval);
+    }
+
+    /// Takes back what was charged by [`Self::owe`] and not used.
+    pub fn forgive(&self, refill: Duration) {
+        self.refund(u64::try_from(refill.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    fn refund(&self, refill: u64) {
         let mut full_at = self.full_at.load(SeqCst);
         // Saturating: the account may have changed hands meanwhile.
-        while let Err(other) = self.full_at.compare_exchange(
-            full_at,
-            full_at.saturating_sub(rate.interval),
-            SeqCst,
-            SeqCst,
-        ) {
+        while let Err(other) =
+            self.full_at
+                .compare_exchange(full_at, full_at.saturating_sub(refill), SeqCst, SeqCst)
+        {
             full_at = other;
         }
     }
@@ -172,6 +179,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
         /// In any window no more than the burst and what the window refills.
         #[test]
         fn no_more_goes_through_than_the_rate_and_the_burst(

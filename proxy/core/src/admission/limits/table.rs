@@ -72,7 +72,8 @@ struct Account {
     /// Zero: nobody's.
     key: AtomicU64,
     held: AtomicU64,
-    bucket: Bucket,
+    /// What may begin, and server time.
+    buckets: [Bucket; 2],
 }
 
 impl Account {
@@ -80,7 +81,7 @@ impl Account {
         Self {
             key: AtomicU64::new(key),
             held: AtomicU64::new(0),
-            bucket: Bucket::default(),
+            buckets: [Bucket::default(), Bucket::default()],
         }
     }
 }
@@ -164,7 +165,8 @@ impl Table {
         }
         for place in self.around(key) {
             let account = self.account(place);
-            let idle = account.held.load(SeqCst) == 0 && account.bucket.is_full(now);
+            let full = account.buckets.iter().all(|bucket| bucket.is_full(now));
+            let idle = full && account.held.load(SeqCst) == 0;
             let closed = || account.held.compare_exchange(0, CLOSED, SeqCst, SeqCst);
             if idle && closed().is_ok() {
                 account.key.store(key, SeqCst);
@@ -223,9 +225,14 @@ impl Table {
             .fetch_sub(what.one(), SeqCst);
     }
 
-    /// The tokens of an account.
-    pub(super) fn bucket(&self, place: Place) -> &Bucket {
-        &self.account(place.0 as usize).bucket
+    /// Of an account: what may begin.
+    pub(super) fn beginnings(&self, place: Place) -> &Bucket {
+        &self.account(place.0 as usize).buckets[0]
+    }
+
+    /// Of an account: server time.
+    pub(super) fn time(&self, place: Place) -> &Bucket {
+        &self.account(place.0 as usize).buckets[1]
     }
 
     /// How much of `what` is held by whoever holds most, and by all together.
@@ -291,7 +298,7 @@ mod tests {
         let table = Table::keyed(1);
         let rate = super::super::Rate::new(1, std::time::Duration::from_secs(1), 1);
         let mine = table.place(1, NOW);
-        assert_eq!(table.bucket(mine).take(rate, NOW), Ok(()));
+        assert_eq!(table.beginnings(mine).take(rate, NOW), Ok(()));
         assert_ne!(table.place(2, NOW), mine);
         assert_eq!(table.place(2, Time::from_millis(2_000)), mine);
     }

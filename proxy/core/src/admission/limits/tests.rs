@@ -51,6 +51,7 @@ fn ask_as(
         },
         class,
         instance: identity.instance(1),
+        work: Duration::from_millis(500),
     };
     limits.take(&asked, now)
 }
@@ -97,8 +98,8 @@ fn each_class_has_its_own_bound() {
     let now = Time(1);
     let _bulk = ask_as(&limits, &account("a"), LIST, BULK, now).expect("bulk");
     assert!(ask_as(&limits, &account("b"), LIST, BULK, now).is_err());
-    let _reads = ask_as(&limits, &account("b"), LIST, ClassId::WORKLOAD_READS, now);
-    assert!(_reads.is_ok());
+    let reads = ask_as(&limits, &account("b"), LIST, ClassId::WORKLOAD_READS, now);
+    assert!(reads.is_ok());
 }
 
 #[test]
@@ -173,6 +174,31 @@ fn a_rate_says_when_to_come_back_and_takes_no_token_for_what_another_refuses() {
     assert!(at("b", 10_500).is_ok(), "b's own token was given back");
     let soon = at("a", 10_500).expect_err("a's second within a second");
     assert_eq!(limits.name(soon.limit), "tenant");
+}
+
+#[test]
+fn a_budget_of_server_time_is_overdrawn_once_and_paid_back() {
+    let limits = limits(vec![LimitSpec {
+        server_time: Some(Duration::from_millis(100)),
+        rate: Some(Rate::new(1_000, Duration::from_secs(1), 1_000)),
+        ..limit("budget", Per::Tenant)
+    }]);
+    assert!(limits.want_work());
+    let at = |who: &str, ms| ask_as(&limits, &account(who), LIST, BULK, Time::from_millis(ms));
+    // Each takes 500 ms: five seconds of the budget.
+    assert!(at("a", 10_000).is_ok());
+    let early = at("a", 10_000).expect_err("overdrawn");
+    assert_eq!(early.why, Why::Time(Duration::from_secs(4)));
+    assert!(
+        at("b", 10_000).is_ok(),
+        "everybody has a budget of their own"
+    );
+    assert!(at("a", 14_000).is_ok(), "all but a second is paid back");
+    assert!(at("a", 18_999).is_err());
+    assert!(at("a", 19_000).is_ok());
+    // In the long run no more than the budget.
+    let begun = (0..1_000).filter(|tenth| at("c", 100_000 + 100 * tenth).is_ok());
+    assert!((20..=21).contains(&begun.count()), "20 × 500 ms in 100 s");
 }
 
 #[test]
@@ -276,6 +302,8 @@ fn some(most: u32) -> Vec<LimitSpec> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn no_lease_is_lost_or_doubled_whatever_happens(steps in prop::collection::vec(step(), 1..200)) {
         let mut limits = limits(some(2));
