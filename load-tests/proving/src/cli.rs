@@ -3,14 +3,16 @@
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use clap::Args;
 
 use crate::controllers::Choice;
-use crate::report::{Line, table};
+use crate::report::{Line, csv, table};
 use crate::run::Outcome;
 use crate::scenario::Scenario;
-use crate::{chart, run};
+use crate::scoreboard::Effort;
+use crate::{chart, run, scoreboard};
 
 /// Why a command could not be carried out.
 pub type Failed = Box<dyn Error + Send + Sync>;
@@ -28,7 +30,8 @@ pub struct Simulate {
     /// Runs of each, with seeds from 1 on.
     #[arg(long, default_value_t = 5)]
     seeds: u64,
-    /// Where the curves go, one SVG per scenario and controller and one to compare; none if not given.
+    /// Where the curves go, one SVG and one CSV per scenario and controller and one SVG to
+    /// compare them; none if not given.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Where all numbers go.
@@ -81,6 +84,7 @@ fn draw(folder: &Path, scenario: &Scenario, runs: &[Vec<Outcome>]) -> Result<(),
         let name = outcome.choice.name();
         let svg = drawn(chart::run(&format!("{}: {name}", scenario.name), outcome))?;
         write(&folder.join(format!("{}-{name}.svg", scenario.name)), &svg)?;
+        write(&folder.join(format!("{}-{name}.csv", scenario.name)), &csv(outcome))?;
     }
     let svg = drawn(chart::compare(&scenario.name, &firsts))?;
     write(&folder.join(format!("{}.svg", scenario.name)), &svg)
@@ -104,6 +108,38 @@ pub fn simulate(options: &Simulate) -> Result<(), Failed> {
     }
     if let Some(path) = &options.json {
         write(path, &serde_json::to_string_pretty(&all)?)?;
+    }
+    Ok(())
+}
+
+/// Measures every goal and prints it beside what others have published.
+#[derive(Clone, Debug, Args)]
+pub struct Scoreboard {
+    /// Where all numbers go.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Under ten minutes: two seeds, fewer loads, an hour instead of a day.
+    #[arg(long)]
+    quick: bool,
+    /// Only these rows.
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<u32>,
+}
+
+/// Carries out `scoreboard`; `allocations` tells how often this thread has allocated so far, if the program counts it.
+///
+/// # Errors
+/// What could not be run or written.
+pub fn scoreboard(options: &Scoreboard, allocations: Option<fn() -> u64>) -> Result<(), Failed> {
+    let effort = Effort { seeds: if options.quick { 2 } else { 5 }, quick: options.quick, allocations };
+    let since = Instant::now();
+    let rows = scoreboard::measure(&effort, &options.rows, |row| {
+        let reached = if row.reached() { "reached" } else { "not reached" };
+        eprintln!("row {}: {reached} ({} s)", row.number, since.elapsed().as_secs());
+    })?;
+    println!("{}", scoreboard::table(&rows));
+    if let Some(path) = &options.json {
+        write(path, &serde_json::to_string_pretty(&rows)?)?;
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ pub mod population;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod scoreboard;
 pub mod server;
 mod slots;
 pub mod units;

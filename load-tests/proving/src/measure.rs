@@ -19,7 +19,7 @@ pub struct Tally {
     pub requests: u64,
     /// Calls answered.
     pub served: u64,
-    /// Of those, in time.
+    /// Of those, in time since they were due, whatever was in between.
     pub in_time: u64,
     /// Refusals.
     pub shed: u64,
@@ -31,7 +31,7 @@ pub struct Tally {
     pub offered_work: u64,
     /// Core time of calls answered, µs.
     pub work: u64,
-    /// Core time of calls answered in time, µs.
+    /// Core time of calls answered in time since they were sent last, µs.
     pub useful: u64,
     /// The same by tenant.
     pub by_tenant: Vec<u64>,
@@ -80,6 +80,12 @@ pub struct Sample {
     pub useful: [u64; CLASSES],
     /// Refusals, by class.
     pub shed: [u32; CLASSES],
+    /// Calls that became due, requests sent for calls, and calls under way at the end.
+    pub calls: u32,
+    /// See [`Self::calls`].
+    pub requests: u32,
+    /// See [`Self::calls`].
+    pub under_way: u32,
     /// Calls of the others that were refused or failed; culprits not counted.
     pub victims: u32,
     /// The controller's limit.

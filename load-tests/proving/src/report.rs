@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::measure::CLASSES;
 use crate::run::Outcome;
 use crate::scenario::Scenario;
 
@@ -125,6 +126,38 @@ pub fn table(scenario: &Scenario, lines: &[Line]) -> String {
         if let Some(first) = line.failures.first() {
             let _ = writeln!(text, "\n{} fails: {first}", line.controller);
         }
+    }
+    text
+}
+
+/// One run's curves as comma-separated values, a line per sample.
+#[must_use]
+pub fn csv(run: &Outcome) -> String {
+    let mut text = String::from("seconds,cores,offered_ms,useful_ms,limit,probe_ms,p99_ms,memory_mib,backlog_ms,victims");
+    for class in 0..CLASSES {
+        let _ = write!(text, ",offered_ms_{class},useful_ms_{class},shed_{class}");
+    }
+    text.push('\n');
+    for sample in &run.record.samples {
+        let _ = write!(
+            text,
+            "{:.2},{},{},{},{:.1},{:.1},{:.1},{},{:.1},{}",
+            sample.at as f64 / 1e6,
+            sample.cores,
+            sample.offered.iter().sum::<u64>() / 1_000,
+            sample.useful.iter().sum::<u64>() / 1_000,
+            sample.limit,
+            sample.probe_ms,
+            sample.p99_ms,
+            sample.memory >> 20,
+            sample.backlog_ms,
+            sample.victims,
+        );
+        for class in 0..CLASSES {
+            let (offered, useful) = (sample.offered[class] / 1_000, sample.useful[class] / 1_000);
+            let _ = write!(text, ",{offered},{useful},{}", sample.shed[class]);
+        }
+        text.push('\n');
     }
     text
 }

@@ -37,7 +37,6 @@ impl<T> Slots<T> {
     }
 
     /// The same, to look at.
-    #[must_use]
     pub(crate) fn get(&self, id: u64) -> Option<&T> {
         let (generation, slot) = self.places.get(place(id))?;
         (u64::from(*generation) == id >> 32).then_some(slot.as_ref()).flatten()
@@ -55,8 +54,12 @@ impl<T> Slots<T> {
         Some(thing)
     }
 
+    /// How many there are.
+    pub(crate) const fn len(&self) -> usize {
+        self.places.len() - self.vacant.len()
+    }
+
     /// All numbers in use.
-    #[must_use]
     pub(crate) fn ids(&self) -> Vec<u64> {
         let id = |(place, (generation, slot)): (usize, &(u32, Option<T>))| {
             slot.as_ref().map(|_| u64::from(*generation) << 32 | place as u64)

@@ -42,6 +42,7 @@ impl World {
     pub(super) fn count_call(&mut self, request: &Request) {
         let class = self.class_of(request);
         self.sample.offered[class] += request.work;
+        self.sample.calls += 1;
         if class < 2 {
             self.backlog += request.work;
             let cores = self.cpu.cores().max(1) as f64;
@@ -56,6 +57,7 @@ impl World {
     }
 
     pub(super) fn count_request(&mut self, request: &Request) {
+        self.sample.requests += 1;
         if let Some(tally) = self.tally(request) {
             tally.requests += 1;
         }
@@ -97,7 +99,9 @@ impl World {
         if end == End::Served && class < 4 && !population.culprit {
             self.important.push(u32::try_from(took).unwrap_or(u32::MAX));
         }
-        if in_time {
+        // Work is of use to whoever has sent for it again and again, too.
+        let useful = end == End::Served && self.now - request.sent <= population.in_time;
+        if useful {
             self.sample.useful[class] += request.work;
         } else if end != End::Served && !population.culprit {
             self.sample.victims += 1;
@@ -115,6 +119,8 @@ impl World {
         }
         if in_time {
             tally.in_time += 1;
+        }
+        if useful {
             tally.useful += work;
             if let Some(share) = tally.by_tenant.get_mut(tenant) {
                 *share += work;
@@ -153,6 +159,7 @@ impl World {
         self.inversions.settle(self.now);
         let mut sample = std::mem::take(&mut self.sample);
         sample.at = self.now;
+        sample.under_way = self.requests.len() as u32;
         sample.limit = self.controller.limit();
         let excess = self.tracker.view(Time(self.clock())).excess;
         sample.probe_ms = excess.as_secs_f64() * 1e3;
