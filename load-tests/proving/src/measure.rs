@@ -2,10 +2,12 @@
 
 pub mod inversions;
 
+use std::collections::BTreeMap;
+
 use hdrhistogram::Histogram;
 use proxy_core::admission::Kind;
 
-pub use inversions::Inversions;
+pub use inversions::{Inversions, Pattern};
 
 /// Classes of the default policy.
 pub const CLASSES: usize = 8;
@@ -117,6 +119,8 @@ pub struct Record {
     pub memory: f64,
     /// Refused while something less important was admitted in its place: within one kind, and of either kind.
     pub inversions: [u64; 2],
+    /// The same by pattern.
+    pub patterns: BTreeMap<Pattern, u64>,
     /// Decisions made.
     pub decisions: u64,
     /// Refusals on the reserved lane.
@@ -134,6 +138,7 @@ impl Record {
             killed: 0,
             memory: 0.0,
             inversions: [0; 2],
+            patterns: BTreeMap::new(),
             decisions: 0,
             reserved_refused: 0,
         }

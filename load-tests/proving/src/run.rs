@@ -190,6 +190,10 @@ impl Outcome {
         if let Some(slowest) = expect.slowest {
             most("slowest µs", self.slowest(), slowest.micros());
         }
+        for within in &expect.within {
+            let p99 = self.latency(|population| population.name == within.clients, 0.99);
+            most(&format!("{} µs", within.clients), p99, within.p99.micros());
+        }
         most("killed", self.record.killed, expect.killed);
         most("nodes lost", self.nodes_lost(), expect.nodes_lost);
         most("leaders lost", self.leaders_lost(), expect.leaders_lost);

@@ -334,8 +334,18 @@ pub struct Faults {
     pub compaction: Span,
 }
 
+/// How soon somebody is to be served.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Within {
+    /// Who.
+    pub clients: String,
+    /// How soon.
+    pub p99: Span,
+}
+
 /// What must hold, of everybody but the culprits; what is not given is not asked.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
     /// Least share of calls of classes 0 to 3 that are answered in time.
@@ -350,6 +360,9 @@ pub struct Expect {
     /// Slowest 99th percentile of any class from 0 to 3.
     #[serde(default)]
     pub slowest: Option<Span>,
+    /// Calls of these clients are answered within this long (99th percentile), whatever was in between.
+    #[serde(default)]
+    pub within: Vec<Within>,
     /// Most times the server is killed for its memory; built in: 0.
     #[serde(default)]
     pub killed: u64,
@@ -400,6 +413,11 @@ impl Scenario {
         }
         if !(0.0..=1.0).contains(&self.cluster.everyday) {
             return wrong(format!("cluster.everyday: {} is not a share between 0 and 1", self.cluster.everyday));
+        }
+        if let Some(within) =
+            self.expect.within.iter().find(|within| self.clients.iter().all(|clients| clients.name != within.clients))
+        {
+            return wrong(format!("expect.within: there are no clients {}", within.clients));
         }
         for clients in &self.clients {
             let name = &clients.name;

@@ -240,6 +240,7 @@ impl World {
         let who = &self.populations[population];
         let (from, within) = (who.from, who.within);
         let period = match who.sends {
+            Sends::PerSecond(rate) if rate <= 0.0 => return,
             Sends::PerSecond(rate) => {
                 let wait = self.exponential(1e6 / rate);
                 return self.at(from + wait, Event::Arrive(population as u32));
@@ -270,6 +271,7 @@ impl World {
         self.count_unfinished();
         self.inversions.settle(u64::MAX);
         self.record.inversions = self.inversions.found();
+        self.record.patterns = self.inversions.patterns().clone();
         self.record.decisions = self.inversions.decisions();
         self.count_lapses();
         self.record

@@ -22,7 +22,7 @@ const INTERVAL: u64 = 2_000_000;
 const SAMPLES: usize = 250;
 const LONGEST_INTERVAL: u64 = 30_000_000;
 const INTERVALS: usize = 50;
-const LEAST: f64 = 4.0;
+const LEAST: f64 = 20.0;
 const MOST: f64 = 2_000.0;
 const PATIENCE: u64 = 1_000_000;
 const MOST_WAITING: usize = 2_000;
@@ -111,29 +111,37 @@ impl Pid {
         if self.history.len() > INTERVALS {
             self.history.pop_front();
         }
-        // Downwards at once, upwards slowly.
+        // Downwards soon, upwards slowly.
         let target = match self.target {
             Some(target) if p90 > target => target + (p90 - target) * 0.02,
-            _ => p90,
+            Some(target) => target + (p90 - target) * 0.2,
+            None => p90,
         };
         self.target = Some(target);
         let queued = self.limit * (1.0 - target / p90);
         let step = self.limit.log10().max(1.0);
-        if self.covariance() < 0.0 || queued > 6.0 * step {
+        let binds = f64::from(self.places.running) >= self.limit * 0.5;
+        if !binds {
+            // Nothing is learned about a limit that nobody meets.
+        } else if self.correlation() < -0.3 || queued > 6.0 * step {
             self.limit -= step;
-        } else if queued < 3.0 * step && f64::from(self.places.running) >= self.limit * 0.5 {
+        } else if queued < 3.0 * step {
             self.limit += step;
         }
         self.limit = self.limit.clamp(LEAST, MOST);
     }
 
-    fn covariance(&self) -> f64 {
+    /// The covariance of what runs and what gets done, as a correlation, so that noise is not taken for a sign.
+    fn correlation(&self) -> f64 {
         let count = self.history.len() as f64;
         if count < 5.0 {
             return 0.0;
         }
         let (x, y) = self.history.iter().fold((0.0, 0.0), |(x, y), (a, b)| (x + a / count, y + b / count));
-        self.history.iter().map(|(a, b)| (a - x) * (b - y)).sum()
+        let sum = |of: &dyn Fn(&(f64, f64)) -> f64| self.history.iter().map(of).sum::<f64>();
+        let both = sum(&|(a, b)| (a - x) * (b - y));
+        let each = sum(&|(a, _)| (a - x).powi(2)) * sum(&|(_, b)| (b - y).powi(2));
+        if each > 0.0 { both / each.sqrt() } else { 0.0 }
     }
 }
 

@@ -4,7 +4,7 @@
 //! within 100 ms of its arrival if it was refused sooner (every client would rather have waited that long), if that held
 //! at least as much of the server. Time is counted in decisions, so that two things in the same microsecond have an order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use proxy_core::admission::Kind;
 
@@ -39,6 +39,22 @@ pub struct Inversions {
     /// Refused before their patience would have ended.
     pending: VecDeque<(u64, Refused)>,
     found: [u64; 2],
+    patterns: BTreeMap<Pattern, u64>,
+}
+
+/// Who was refused, and the least important that was admitted instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pattern {
+    /// Class that was refused.
+    pub refused: usize,
+    /// Whether it was long work.
+    pub long: bool,
+    /// Whether it had waited at least 100 ms before it was refused.
+    pub waited: bool,
+    /// Class that was admitted.
+    pub admitted: usize,
+    /// Whether that was long work.
+    pub admitted_long: bool,
 }
 
 const fn index(kind: Kind) -> usize {
@@ -61,10 +77,17 @@ impl Inversions {
         self.found
     }
 
+    /// By pattern.
+    #[must_use]
+    pub const fn patterns(&self) -> &BTreeMap<Pattern, u64> {
+        &self.patterns
+    }
+
     /// Forgets what was found.
     pub fn reset(&mut self) {
         self.found = [0; 2];
         self.pending.clear();
+        self.patterns.clear();
     }
 
     /// A request is admitted.
@@ -84,7 +107,7 @@ impl Inversions {
         self.decisions += 1;
         let until = refused.arrived + PATIENCE;
         if until <= now {
-            self.judge(&refused);
+            self.judge(&refused, true);
         } else {
             self.pending.push_back((now + PATIENCE, refused));
         }
@@ -97,21 +120,29 @@ impl Inversions {
                 return;
             }
             self.pending.pop_front();
-            self.judge(&refused);
+            self.judge(&refused, false);
         }
     }
 
-    fn judge(&mut self, refused: &Refused) {
-        let replaced = |kind: usize| {
-            self.admitted[kind]
-                .iter()
-                .skip(refused.class + 1)
-                .any(|sizes| sizes.get(refused.size).is_some_and(|last| *last > refused.after))
+    fn judge(&mut self, refused: &Refused, waited: bool) {
+        let instead = |kind: usize| {
+            let later = |sizes: &[u64; SIZES]| sizes.get(refused.size).is_some_and(|last| *last > refused.after);
+            (refused.class + 1..CLASSES).rev().find(|class| later(&self.admitted[kind][*class]))
         };
         let own = index(refused.kind);
-        let (same, either) = (replaced(own), replaced(0) || replaced(1));
-        self.found[0] += u64::from(same);
-        self.found[1] += u64::from(either);
+        let same = instead(own);
+        let other = instead(1 - own);
+        self.found[0] += u64::from(same.is_some());
+        self.found[1] += u64::from(same.is_some() || other.is_some());
+        let Some(admitted) = same.or(other) else { return };
+        let pattern = Pattern {
+            refused: refused.class,
+            long: refused.kind == Kind::Long,
+            waited,
+            admitted,
+            admitted_long: (if same.is_some() { own } else { 1 - own }) == 1,
+        };
+        *self.patterns.entry(pattern).or_default() += 1;
     }
 }
 

@@ -10,7 +10,21 @@ macro_rules! scenarios {
     };
 }
 
-scenarios!["openai-2024-12-11", "outage-10s", "whale-attack"];
+scenarios![
+    "openai-2024-12-11",
+    "controller-restart",
+    "apiserver-restart",
+    "node-mass-reboot",
+    "create-storm",
+    "outage-10s",
+    "whale-attack",
+    "slow-readers",
+    "capacity-halved",
+    "tenants-slightly-over",
+    "one-level",
+    "wrong-clocks-and-costs",
+    "large-cluster",
+];
 
 /// Their names, in the order they are run.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {

@@ -38,6 +38,19 @@ fn settled(run: &Outcome, target_ms: f64) -> f64 {
     over.last().map_or(0.0, |sample| (sample.at - BEGINS * SECOND) as f64 / 1e3)
 }
 
+/// The longest time without a break that the probe was above its target during the storm, ms.
+fn longest(run: &Outcome, target_ms: f64) -> f64 {
+    let (mut longest, mut since) = (0, None);
+    for sample in during(run, BEGINS, 50) {
+        if sample.probe_ms > target_ms {
+            longest = longest.max(sample.at - *since.get_or_insert(sample.at - 50_000));
+        } else {
+            since = None;
+        }
+    }
+    longest as f64 / 1e3
+}
+
 /// Share of the storm's time that the probe was above its target.
 fn over(run: &Outcome, target_ms: f64) -> f64 {
     let all = during(run, BEGINS, 50).count().max(1);
@@ -57,6 +70,8 @@ pub(super) fn storm(effort: &Effort) -> Measured {
         Figure::new("most work of classes 0–1 under way", &each(&runs, backlog), 1.0, 1, " ms of the server")
             .at_most(100.0, "100 ms"),
         Figure::new("probe last above 20 ms within 6 s of the step", &each(&runs, |run| settled(run, 20.0)), 1.0, 0, " ms after it")
+            .at_most(250.0, "250 ms"),
+        Figure::new("longest the probe stayed above 20 ms in the 30 s of the storm", &each(&runs, |run| longest(run, 20.0)), 1.0, 0, " ms")
             .at_most(250.0, "250 ms"),
         Figure::new("probe above 20 ms", &each(&runs, |run| over(run, 20.0)), 100.0, 1, " % of the storm"),
         Figure::new("p99 of classes 0–1", &each(&runs, |run| run.latency(below_two, 0.99) as f64 / 1e3), 1.0, 1, " ms"),
@@ -122,7 +137,26 @@ pub(super) fn inversions(effort: &Effort) -> Measured {
         Figure::new("of these within one kind (short or long)", &sum(&|run| run.record.inversions[0]), 1.0, 0, ""),
         Figure::new("decisions", &sum(&|run| run.record.decisions), 1e-6, 2, " million per seed"),
     ];
+    let mut patterns = std::collections::BTreeMap::new();
+    for (pattern, count) in all.iter().flatten().flat_map(|run| &run.record.patterns) {
+        *patterns.entry(*pattern).or_insert(0_u64) += count;
+    }
+    let mut by: Vec<_> = patterns.into_iter().collect();
+    by.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let kind = |long: bool| if long { "long" } else { "short" };
+    let by = by.iter().take(6).map(|(pattern, count)| {
+        let waited = if pattern.waited { "after waiting" } else { "at once" };
+        format!(
+            "{count} × {} of class {} refused {waited}, {} of class {} admitted",
+            kind(pattern.long),
+            pattern.refused,
+            kind(pattern.admitted_long),
+            pattern.admitted
+        )
+    });
+    let by: Vec<String> = by.collect();
     let remarks = vec![
+        format!("the most frequent, over all seeds: {}", by.join("; ")),
         "steps to 2× and 10× and the scenarios openai-2024-12-11, whale-attack and create-storm. An inversion: refused while something \
          less important that holds at least as much was admitted after it had arrived and before it was refused, or within 100 ms \
          of its arrival"

@@ -38,6 +38,22 @@ pub(super) fn attack(effort: &Effort) -> Measured {
         Figure::new("LISTs of the whales served", &whales, 1.0, 0, ""),
     ];
     let mut remarks = vec!["scenario whale-attack: 8 cores, 50 % everyday load, 50 clients with full LISTs of 0.5 s for a minute".into()];
+    for run in &runs {
+        for (population, tally) in run.populations.iter().zip(&run.record.tallies).filter(|(population, _)| rest(population)) {
+            let lost = tally.shed + tally.lost + tally.gave_up;
+            if lost > 0 {
+                remarks.push(format!(
+                    "seed {}: {} (class {}) refused {} times and lost {} of {} calls",
+                    run.seed,
+                    population.name,
+                    population.call.class.0,
+                    tally.shed,
+                    tally.lost + tally.gave_up,
+                    tally.calls
+                ));
+            }
+        }
+    }
     for rival in [Choice::None, Choice::Apf, Choice::Dagor, Choice::Pid] {
         let (_, share) = kept(rival, &Effort { seeds: 1, ..*effort })?;
         remarks.push(format!("{}: {:.1} % kept", rival.name(), share.first().copied().unwrap_or(0.0) * 100.0));
