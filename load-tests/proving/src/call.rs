@@ -87,11 +87,22 @@ pub struct Takes {
 #[must_use]
 pub fn read(call: &str, protobuf: bool, identity: &Identity, takes: Takes) -> Option<Call> {
     let (method, target) = call.split_once(' ')?;
-    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    let accept = if protobuf { "application/vnd.kubernetes.protobuf" } else { "application/json" };
+    let (path, query) = target
+        .split_once('?')
+        .map_or((target, None), |(path, query)| (path, Some(query)));
+    let accept = if protobuf {
+        "application/vnd.kubernetes.protobuf"
+    } else {
+        "application/json"
+    };
     let attributes = attributes::parse(method, path, query, Some(accept)).ok()?;
-    let client = Client { user_agent: None, address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
-    let class = Policy::default_policy().classify(&attributes, identity, &client).class;
+    let client = Client {
+        user_agent: None,
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+    };
+    let class = Policy::default_policy()
+        .classify(&attributes, identity, &client)
+        .class;
     let heavy = attributes.is_collection_read() || attributes.verb == Verb::DeleteCollection;
     let shape = shape(&attributes);
     let etcd = match attributes.verb {
@@ -160,7 +171,9 @@ fn shape(attributes: &Attributes<'_>) -> Shape {
         },
         gzip: false,
         selector: attributes.field_selector.is_some() || attributes.label_selector.is_some(),
-        limit: attributes.effective_limit().map(|limit| u32::try_from(limit).unwrap_or(u32::MAX)),
+        limit: attributes
+            .effective_limit()
+            .map(|limit| u32::try_from(limit).unwrap_or(u32::MAX)),
     }
 }
 
@@ -168,14 +181,21 @@ fn shape(attributes: &Attributes<'_>) -> Shape {
 fn flow(attributes: &Attributes<'_>, identity: &Identity) -> Flow {
     let account = identity.as_service_account();
     let in_kube_system = account.is_some_and(|account| account.namespace() == "kube-system");
-    let core = matches!(identity.user(), "system:kube-controller-manager" | "system:kube-scheduler");
+    let core = matches!(
+        identity.user(),
+        "system:kube-controller-manager" | "system:kube-scheduler"
+    );
     let lease = attributes.resource == "leases";
     if identity.in_group("system:masters") {
         Flow::Exempt
     } else if lease && (core || in_kube_system) {
         Flow::LeaderElection
     } else if identity.is_node() {
-        if lease || attributes.resource == "nodes" { Flow::NodeHigh } else { Flow::System }
+        if lease || attributes.resource == "nodes" {
+            Flow::NodeHigh
+        } else {
+            Flow::System
+        }
     } else if core || in_kube_system {
         Flow::WorkloadHigh
     } else if account.is_some() {
@@ -194,7 +214,11 @@ fn seats(bytes: u64) -> u32 {
 mod tests {
     use super::*;
 
-    const TAKES: Takes = Takes { work: 1_000.0, spread: Spread::Fixed, bytes: 4_000 };
+    const TAKES: Takes = Takes {
+        work: 1_000.0,
+        spread: Spread::Fixed,
+        bytes: 4_000,
+    };
 
     #[test]
     fn calls_get_the_class_the_default_policy_gives_them() {
@@ -202,10 +226,18 @@ mod tests {
         let list = read("GET /api/v1/pods?resourceVersion=0", false, &agent, TAKES).unwrap();
         assert_eq!((list.class, list.kind), (ClassId::BULK, Kind::Long));
         assert_eq!((list.flow, list.etcd), (Flow::WorkloadLow, Etcd::No));
-        let node = Identity::certificate("system:node:n1", vec!["system:nodes".into()], None, Vec::new());
+        let node = Identity::certificate(
+            "system:node:n1",
+            vec!["system:nodes".into()],
+            None,
+            Vec::new(),
+        );
         let lease = "PUT /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1";
         let lease = read(lease, true, &node, TAKES).unwrap();
-        assert_eq!((lease.class, lease.kind), (ClassId::LIFE_SIGNS, Kind::Short));
+        assert_eq!(
+            (lease.class, lease.kind),
+            (ClassId::LIFE_SIGNS, Kind::Short)
+        );
         assert_eq!((lease.flow, lease.etcd), (Flow::NodeHigh, Etcd::Write));
         assert!(lease.lease);
     }

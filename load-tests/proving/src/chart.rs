@@ -12,7 +12,16 @@ use crate::world::SECOND;
 const SIZE: (u32, u32) = (1_000, 900);
 /// Points of a curve at most.
 const POINTS: usize = 120;
-const NAMES: [&str; CLASSES] = ["life-signs", "control-plane", "operators", "nodes", "writes", "reads", "bulk", "unattributed"];
+const NAMES: [&str; CLASSES] = [
+    "life-signs",
+    "control-plane",
+    "operators",
+    "nodes",
+    "writes",
+    "reads",
+    "bulk",
+    "unattributed",
+];
 const COLOURS: [RGBColor; CLASSES] = [
     RGBColor(0, 0, 0),
     RGBColor(31, 119, 180),
@@ -43,7 +52,11 @@ fn curve(name: &str, colour: RGBColor, samples: &[Sample], of: impl Fn(&Sample) 
             Some((last.at as f64 / SECOND as f64, (mean * 1e3).round() / 1e3))
         })
         .collect();
-    Curve { name: name.into(), colour, points }
+    Curve {
+        name: name.into(),
+        colour,
+        points,
+    }
 }
 
 fn panel(area: &Area<'_>, title: &str, curves: &[Curve]) -> Result<(), Box<dyn Error>> {
@@ -56,18 +69,31 @@ fn panel(area: &Area<'_>, title: &str, curves: &[Curve]) -> Result<(), Box<dyn E
         .x_label_area_size(22)
         .y_label_area_size(52)
         .build_cartesian_2d(0.0..end, 0.0..top)?;
-    chart.configure_mesh().disable_mesh().x_labels(7).y_labels(5).label_style(("sans-serif", 11)).draw()?;
+    chart
+        .configure_mesh()
+        .disable_mesh()
+        .x_labels(7)
+        .y_labels(5)
+        .label_style(("sans-serif", 11))
+        .draw()?;
     for curve in curves {
         let colour = curve.colour;
-        let drawn = chart.draw_series(LineSeries::new(curve.points.iter().copied(), colour.stroke_width(1)))?;
+        let drawn = chart.draw_series(LineSeries::new(
+            curve.points.iter().copied(),
+            colour.stroke_width(1),
+        ))?;
         if curves.len() > 1 {
-            drawn
-                .label(curve.name.as_str())
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 12, y)], colour.stroke_width(2)));
+            drawn.label(curve.name.as_str()).legend(move |(x, y)| {
+                PathElement::new([(x, y), (x + 12, y)], colour.stroke_width(2))
+            });
         }
     }
     if curves.len() > 1 {
-        chart.configure_series_labels().position(SeriesLabelPosition::UpperRight).label_font(("sans-serif", 11)).draw()?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .label_font(("sans-serif", 11))
+            .draw()?;
     }
     Ok(())
 }
@@ -91,18 +117,26 @@ pub fn run(title: &str, outcome: &Outcome) -> Result<String, Box<dyn Error>> {
         let shed = (0..CLASSES)
             .filter(|class| samples.iter().any(|sample| sample.shed[*class] > 0))
             .map(|class| {
-                curve(NAMES[class], COLOURS[class], samples, move |sample| f64::from(sample.shed[class]) * 1e6 / gap)
+                curve(NAMES[class], COLOURS[class], samples, move |sample| {
+                    f64::from(sample.shed[class]) * 1e6 / gap
+                })
             })
             .collect::<Vec<_>>();
         let useful = (0..CLASSES)
             .filter(|class| samples.iter().any(|sample| sample.useful[*class] > 0))
             .map(|class| {
-                curve(NAMES[class], COLOURS[class], samples, move |sample| share(sample.useful[class], sample))
+                curve(NAMES[class], COLOURS[class], samples, move |sample| {
+                    share(sample.useful[class], sample)
+                })
             })
             .collect::<Vec<_>>();
         let load = [
-            curve("offered", COLOURS[6], samples, |sample| share(total(&sample.offered), sample)),
-            curve("goodput", COLOURS[2], samples, |sample| share(total(&sample.useful), sample)),
+            curve("offered", COLOURS[6], samples, |sample| {
+                share(total(&sample.offered), sample)
+            }),
+            curve("goodput", COLOURS[2], samples, |sample| {
+                share(total(&sample.useful), sample)
+            }),
         ];
         let one = |of: fn(&Sample) -> f64| [curve("", black, samples, of)];
         let drawings: [(&str, &[Curve]); 8] = [
@@ -110,10 +144,22 @@ pub fn run(title: &str, outcome: &Outcome) -> Result<String, Box<dyn Error>> {
             ("goodput by class, of the server", &useful),
             ("refused by class, per second", &shed),
             ("limit", &one(|sample| sample.limit)),
-            ("probe above its baseline, ms", &one(|sample| sample.probe_ms)),
-            ("99th percentile of classes 0 to 3, ms", &one(|sample| sample.p99_ms)),
-            ("server memory, GiB", &one(|sample| sample.memory as f64 / f64::from(1 << 30))),
-            ("classes 0 and 1 under way, ms of the server", &one(|sample| sample.backlog_ms)),
+            (
+                "probe above its baseline, ms",
+                &one(|sample| sample.probe_ms),
+            ),
+            (
+                "99th percentile of classes 0 to 3, ms",
+                &one(|sample| sample.p99_ms),
+            ),
+            (
+                "server memory, GiB",
+                &one(|sample| sample.memory as f64 / f64::from(1 << 30)),
+            ),
+            (
+                "classes 0 and 1 under way, ms of the server",
+                &one(|sample| sample.backlog_ms),
+            ),
         ];
         for (area, (title, curves)) in panels.iter().zip(drawings) {
             panel(area, title, curves)?;
@@ -142,7 +188,9 @@ pub fn compare(title: &str, outcomes: &[&Outcome]) -> Result<String, Box<dyn Err
                     let samples = &outcome.record.samples;
                     let gap = samples.first().map_or(1, |sample| sample.at.max(1)) as f64;
                     let colour = COLOURS[(nth + 2) % CLASSES];
-                    curve(&outcome.choice.name(), colour, samples, |sample| of(sample, gap))
+                    curve(&outcome.choice.name(), colour, samples, |sample| {
+                        of(sample, gap)
+                    })
                 })
                 .collect()
         };
@@ -152,8 +200,16 @@ pub fn compare(title: &str, outcomes: &[&Outcome]) -> Result<String, Box<dyn Err
         let slow = each(&|sample, _| sample.p99_ms.max(1.0).log10());
         let probe = each(&|sample, _| sample.probe_ms.max(1.0).log10());
         panel(&panels[0], "goodput, of the server", &goodput)?;
-        panel(&panels[1], "99th percentile of classes 0 to 3, powers of ten ms", &slow)?;
-        panel(&panels[2], "probe above its baseline, powers of ten ms", &probe)?;
+        panel(
+            &panels[1],
+            "99th percentile of classes 0 to 3, powers of ten ms",
+            &slow,
+        )?;
+        panel(
+            &panels[2],
+            "probe above its baseline, powers of ten ms",
+            &probe,
+        )?;
         root.present()?;
     }
     Ok(text)

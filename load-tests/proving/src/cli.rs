@@ -51,7 +51,10 @@ fn scenarios(named: &str) -> Result<Vec<Scenario>, Failed> {
     }
     let yaml = fs::read_to_string(named).map_err(|error| {
         let names: Vec<_> = Scenario::names().collect();
-        format!("{named} is neither a scenario ({}) nor a file that can be read: {error}", names.join(", "))
+        format!(
+            "{named} is neither a scenario ({}) nor a file that can be read: {error}",
+            names.join(", ")
+        )
     })?;
     Ok(vec![Scenario::read(named, &yaml)?])
 }
@@ -62,8 +65,16 @@ fn choices(named: &[String]) -> Result<Vec<Choice>, Failed> {
     }
     let choice = |name: &String| {
         Choice::named(name).ok_or_else(|| {
-            let known: Vec<_> = Choice::ALL.into_iter().chain(Choice::NEGATIVE).map(Choice::name).collect();
-            format!("{name} is no controller; choose from {}, static-N", known.join(", ")).into()
+            let known: Vec<_> = Choice::ALL
+                .into_iter()
+                .chain(Choice::NEGATIVE)
+                .map(Choice::name)
+                .collect();
+            format!(
+                "{name} is no controller; choose from {}, static-N",
+                known.join(", ")
+            )
+            .into()
         })
     };
     named.iter().map(choice).collect()
@@ -84,7 +95,10 @@ fn draw(folder: &Path, scenario: &Scenario, runs: &[Vec<Outcome>]) -> Result<(),
         let name = outcome.choice.name();
         let svg = drawn(chart::run(&format!("{}: {name}", scenario.name), outcome))?;
         write(&folder.join(format!("{}-{name}.svg", scenario.name)), &svg)?;
-        write(&folder.join(format!("{}-{name}.csv", scenario.name)), &csv(outcome))?;
+        write(
+            &folder.join(format!("{}-{name}.csv", scenario.name)),
+            &csv(outcome),
+        )?;
     }
     let svg = drawn(chart::compare(&scenario.name, &firsts))?;
     write(&folder.join(format!("{}.svg", scenario.name)), &svg)
@@ -131,11 +145,23 @@ pub struct Scoreboard {
 /// # Errors
 /// What could not be run or written.
 pub fn scoreboard(options: &Scoreboard, allocations: Option<fn() -> u64>) -> Result<(), Failed> {
-    let effort = Effort { seeds: if options.quick { 2 } else { 5 }, quick: options.quick, allocations };
+    let effort = Effort {
+        seeds: if options.quick { 2 } else { 5 },
+        quick: options.quick,
+        allocations,
+    };
     let since = Instant::now();
     let rows = scoreboard::measure(&effort, &options.rows, |row| {
-        let reached = if row.reached() { "reached" } else { "not reached" };
-        eprintln!("row {}: {reached} ({} s)", row.number, since.elapsed().as_secs());
+        let reached = if row.reached() {
+            "reached"
+        } else {
+            "not reached"
+        };
+        eprintln!(
+            "row {}: {reached} ({} s)",
+            row.number,
+            since.elapsed().as_secs()
+        );
     })?;
     println!("{}", scoreboard::table(&rows));
     if let Some(path) = &options.json {

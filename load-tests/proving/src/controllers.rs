@@ -88,9 +88,16 @@ impl Choice {
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         if let Some(limit) = name.strip_prefix("static-") {
-            return limit.parse().ok().filter(|limit| *limit > 0).map(Self::Static);
+            return limit
+                .parse()
+                .ok()
+                .filter(|limit| *limit > 0)
+                .map(Self::Static);
         }
-        Self::ALL.into_iter().chain(Self::NEGATIVE).find(|choice| choice.name() == name)
+        Self::ALL
+            .into_iter()
+            .chain(Self::NEGATIVE)
+            .find(|choice| choice.name() == name)
     }
 
     /// A new one.

@@ -10,17 +10,73 @@ const MS: Duration = Duration::from_millis(1);
 const LEASE: Duration = Duration::from_micros(1_200);
 const STATUS: Duration = Duration::from_millis(4);
 
-/// Share of what the signs of life leave, core time of one in µs, who, what.
-const REST: [(&str, f64, u64, fn() -> Who, &str); 9] = [
-    ("controllers", 0.20, 2_000, controller, "PATCH /apis/apps/v1/namespaces/shop/deployments/web/status"),
-    ("scheduler", 0.10, 1_500, scheduler, "POST /api/v1/namespaces/shop/pods/web-0/binding"),
-    ("operators", 0.03, 2_000, operator, "GET /api/v1/namespaces/shop/pods/web-0"),
-    ("reserved", 0.01, 2_000, admin, "GET /api/v1/namespaces/shop/pods/web-0"),
-    ("kubelet-reads", 0.14, 1_000, node, "GET /api/v1/namespaces/shop/configmaps/web"),
-    ("pod-status", 0.17, 2_000, node, "PATCH /api/v1/namespaces/shop/pods/web-0/status"),
-    ("workload-writes", 0.15, 2_000, workload, "PUT /api/v1/namespaces/shop/configmaps/web"),
-    ("workload-reads", 0.12, 10_000, workload, "GET /api/v1/namespaces/shop/pods?resourceVersion=0"),
-    ("gitops", 0.08, 40_000, gitops, "GET /api/v1/configmaps?resourceVersion=0"),
+/// Name, share of what the signs of life leave, core time of one in µs, who, what.
+type Everyday = (&'static str, f64, u64, fn() -> Who, &'static str);
+
+const REST: [Everyday; 9] = [
+    (
+        "controllers",
+        0.20,
+        2_000,
+        controller,
+        "PATCH /apis/apps/v1/namespaces/shop/deployments/web/status",
+    ),
+    (
+        "scheduler",
+        0.10,
+        1_500,
+        scheduler,
+        "POST /api/v1/namespaces/shop/pods/web-0/binding",
+    ),
+    (
+        "operators",
+        0.03,
+        2_000,
+        operator,
+        "GET /api/v1/namespaces/shop/pods/web-0",
+    ),
+    (
+        "reserved",
+        0.01,
+        2_000,
+        admin,
+        "GET /api/v1/namespaces/shop/pods/web-0",
+    ),
+    (
+        "kubelet-reads",
+        0.14,
+        1_000,
+        node,
+        "GET /api/v1/namespaces/shop/configmaps/web",
+    ),
+    (
+        "pod-status",
+        0.17,
+        2_000,
+        node,
+        "PATCH /api/v1/namespaces/shop/pods/web-0/status",
+    ),
+    (
+        "workload-writes",
+        0.15,
+        2_000,
+        workload,
+        "PUT /api/v1/namespaces/shop/configmaps/web",
+    ),
+    (
+        "workload-reads",
+        0.12,
+        10_000,
+        workload,
+        "GET /api/v1/namespaces/shop/pods?resourceVersion=0",
+    ),
+    (
+        "gitops",
+        0.08,
+        40_000,
+        gitops,
+        "GET /api/v1/configmaps?resourceVersion=0",
+    ),
 ];
 
 fn controller() -> Who {
@@ -82,20 +138,48 @@ fn clients(name: &str, who: Who, call: &str, work: Duration, demand: Demand) -> 
 fn of_nodes(nodes: u64) -> Vec<Clients> {
     let minute = Duration::from_secs(60);
     let lease = "PUT /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n";
-    let informer = || Demand::Informer(Informer { starts_with_list: false });
-    let leader = |relist: Option<&str>| Demand::Leader(Leader { relist: relist.map(Into::into) });
-    let election = |name: &str| format!("PUT /apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}");
+    let informer = || {
+        Demand::Informer(Informer {
+            starts_with_list: false,
+        })
+    };
+    let leader = |relist: Option<&str>| {
+        Demand::Leader(Leader {
+            relist: relist.map(Into::into),
+        })
+    };
+    let election = |name: &str| {
+        format!("PUT /apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}")
+    };
     let account = |name: &str| Who::ServiceAccount(name.into());
     let mut all = vec![
-        clients("leases", Who::Node, lease, LEASE, Demand::Heartbeat(Empty {})),
+        clients(
+            "leases",
+            Who::Node,
+            lease,
+            LEASE,
+            Demand::Heartbeat(Empty {}),
+        ),
         Clients {
             in_time: Some(Span(10 * minute / 60)),
-            ..clients("node-status", Who::Node, "PATCH /api/v1/nodes/n/status", STATUS, Demand::Every(Span(5 * minute)))
+            ..clients(
+                "node-status",
+                Who::Node,
+                "PATCH /api/v1/nodes/n/status",
+                STATUS,
+                Demand::Every(Span(5 * minute)),
+            )
         },
         // What is only felt when watches break.
         Clients {
             per_node: Some(4),
-            ..clients("kubelet-informers", Who::Node, "GET /api/v1/services?resourceVersion=0", 3 * MS, informer())
+            ..clients(
+                "kubelet-informers",
+                Who::Node,
+                "GET /api/v1/services?resourceVersion=0",
+                3 * MS,
+                informer(),
+            )
         },
         Clients {
             per_node: Some(2),
@@ -129,7 +213,13 @@ fn of_nodes(nodes: u64) -> Vec<Clients> {
         ),
         Clients {
             count: Some(6),
-            ..clients("leader-operators", account("shop/operator"), &election("op"), LEASE, leader(None))
+            ..clients(
+                "leader-operators",
+                account("shop/operator"),
+                &election("op"),
+                LEASE,
+                leader(None),
+            )
         },
     ];
     for clients in &mut all {
@@ -158,15 +248,24 @@ pub(crate) fn of(scenario: &Scenario) -> Vec<Clients> {
                 bytes: Some(Size(bytes)),
                 reserved: name == "reserved",
                 // Three of each, or fairness between tenants would have nothing to do.
-                tenants: if matches!(who(), Who::ServiceAccount(_)) && name.starts_with("workload") { 3 } else { 1 },
-                ..clients(name, who(), call, Duration::from_micros(work), Demand::Load(left * share))
+                tenants: if matches!(who(), Who::ServiceAccount(_)) && name.starts_with("workload")
+                {
+                    3
+                } else {
+                    1
+                },
+                ..clients(
+                    name,
+                    who(),
+                    call,
+                    Duration::from_micros(work),
+                    Demand::Load(left * share),
+                )
             });
         }
     }
     all
 }
-
-
 
 #[cfg(test)]
 mod tests {

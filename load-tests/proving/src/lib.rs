@@ -8,11 +8,11 @@
 #![deny(missing_docs)]
 
 pub mod call;
+pub mod chart;
+pub mod cli;
 pub mod controller;
 pub mod controllers;
 mod everyday;
-pub mod chart;
-pub mod cli;
 pub mod measure;
 pub mod population;
 pub mod report;

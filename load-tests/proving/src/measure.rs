@@ -68,7 +68,8 @@ impl Tally {
 /// Latencies up to ten minutes, two digits.
 #[must_use]
 pub fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 600_000_000, 2).unwrap_or_else(|_| unreachable!("the bounds are sound"))
+    Histogram::new_with_bounds(1, 600_000_000, 2)
+        .unwrap_or_else(|_| unreachable!("the bounds are sound"))
 }
 
 /// One moment of the curves.
@@ -148,7 +149,11 @@ impl Record {
 /// What of a bound a request of this kind and mean work takes.
 #[must_use]
 pub fn size(kind: Kind, work: f64) -> usize {
-    let held = if kind == Kind::Long { 20_000.0 } else { work.clamp(1.0, 20_000.0) };
+    let held = if kind == Kind::Long {
+        20_000.0
+    } else {
+        work.clamp(1.0, 20_000.0)
+    };
     (held.log2() as usize).min(inversions::SIZES - 1)
 }
 
@@ -157,7 +162,11 @@ pub fn size(kind: Kind, work: f64) -> usize {
 pub fn jain(shares: &[u64]) -> f64 {
     let sum: f64 = shares.iter().map(|share| *share as f64).sum();
     let squares: f64 = shares.iter().map(|share| (*share as f64).powi(2)).sum();
-    if squares > 0.0 { sum * sum / (shares.len() as f64 * squares) } else { 1.0 }
+    if squares > 0.0 {
+        sum * sum / (shares.len() as f64 * squares)
+    } else {
+        1.0
+    }
 }
 
 #[cfg(test)]

@@ -67,7 +67,10 @@ impl Population {
     /// Whose a client is.
     #[must_use]
     pub fn tenant(&self, client: u32) -> u64 {
-        self.tenants.get(client as usize % self.tenants.len().max(1)).copied().unwrap_or(0)
+        self.tenants
+            .get(client as usize % self.tenants.len().max(1))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Which instance of its tenant it is.
@@ -92,17 +95,31 @@ pub fn of(scenario: &Scenario) -> Result<Vec<Population>, WrongScenario> {
 }
 
 fn identity(who: &Who, nth: u64) -> Identity {
-    let numbered = |name: &str| if nth == 0 { name.to_owned() } else { format!("{name}-{nth}") };
+    let numbered = |name: &str| {
+        if nth == 0 {
+            name.to_owned()
+        } else {
+            format!("{name}-{nth}")
+        }
+    };
     match who {
         Who::ServiceAccount(account) => {
             let (namespace, name) = account.split_once('/').unwrap_or(("default", account));
             Identity::service_account(namespace, &numbered(name), None, None, None)
         }
         Who::User(user) => Identity::certificate(&numbered(user), Vec::new(), None, Vec::new()),
-        Who::Admin(user) => {
-            Identity::certificate(&numbered(user), vec!["system:masters".into()], None, Vec::new())
-        }
-        Who::Node => Identity::certificate("system:node:n", vec!["system:nodes".into()], None, Vec::new()),
+        Who::Admin(user) => Identity::certificate(
+            &numbered(user),
+            vec!["system:masters".into()],
+            None,
+            Vec::new(),
+        ),
+        Who::Node => Identity::certificate(
+            "system:node:n",
+            vec!["system:nodes".into()],
+            None,
+            Vec::new(),
+        ),
         Who::Anonymous => Identity::anonymous(),
     }
 }
@@ -111,25 +128,43 @@ fn identity(who: &Who, nth: u64) -> Identity {
 /// protobuf half of the time and 0.4 of the bytes).
 fn of_objects(objects: u64, protobuf: bool) -> (f64, u64) {
     let json = objects * 14_000;
-    if protobuf { (500.0 + json as f64 * 0.006, json * 2 / 5) } else { (500.0 + json as f64 * 0.012, json) }
+    if protobuf {
+        (500.0 + json as f64 * 0.006, json * 2 / 5)
+    } else {
+        (500.0 + json as f64 * 0.012, json)
+    }
 }
 
-fn population(scenario: &Scenario, clients: &Clients, all: &[&Clients]) -> Result<Population, WrongScenario> {
-    let wrong = |what: String| WrongScenario::Senseless { name: scenario.name.clone(), what };
+fn population(
+    scenario: &Scenario,
+    clients: &Clients,
+    all: &[&Clients],
+) -> Result<Population, WrongScenario> {
+    let wrong = |what: String| WrongScenario::Senseless {
+        name: scenario.name.clone(),
+        what,
+    };
     let cluster = &scenario.cluster;
     let objects = if clients.all_pods {
         Some(cluster.nodes * cluster.pods_per_node)
     } else {
         clients.objects
     };
-    let (work, bytes) = objects.map_or((0.0, 4_000), |objects| of_objects(objects, clients.protobuf));
+    let (work, bytes) = objects.map_or((0.0, 4_000), |objects| {
+        of_objects(objects, clients.protobuf)
+    });
     let takes = Takes {
         work: clients.work.map_or(work, |work| work.micros() as f64),
         spread: clients.spread,
         bytes: clients.bytes.map_or(bytes, |bytes| bytes.0),
     };
     let first = identity(&clients.who, 0);
-    let unreadable = || wrong(format!("clients {}: {:?} is not METHOD /path", clients.name, clients.call));
+    let unreadable = || {
+        wrong(format!(
+            "clients {}: {:?} is not METHOD /path",
+            clients.name, clients.call
+        ))
+    };
     let call = call::read(&clients.call, clients.protobuf, &first, takes).ok_or_else(unreadable)?;
     let long = call.kind == proxy_core::admission::Kind::Long;
     let seconds = |seconds: u64| seconds * 1_000_000;
@@ -148,13 +183,22 @@ fn population(scenario: &Scenario, clients: &Clients, all: &[&Clients]) -> Resul
         Demand::Again(pause) => Sends::Again(pause.micros()),
         Demand::Informer(informer) => {
             let (target, _) = clients.call.split_once('?').unwrap_or((&clients.call, ""));
-            let watch = format!("{target}?watch=true&resourceVersion=1000&allowWatchBookmarks=true");
-            let takes = Takes { work: 500.0, spread: Spread::Fixed, bytes: 4_000 };
-            let watch = call::read(&watch, clients.protobuf, &first, takes).ok_or_else(unreadable)?;
-            Sends::Informer { watch: Box::new(watch), starts_with_list: informer.starts_with_list }
+            let watch =
+                format!("{target}?watch=true&resourceVersion=1000&allowWatchBookmarks=true");
+            let takes = Takes {
+                work: 500.0,
+                spread: Spread::Fixed,
+                bytes: 4_000,
+            };
+            let watch =
+                call::read(&watch, clients.protobuf, &first, takes).ok_or_else(unreadable)?;
+            Sends::Informer {
+                watch: Box::new(watch),
+                starts_with_list: informer.starts_with_list,
+            }
         }
         Demand::Leader(leader) => {
-            gives_up = gives_up.or(Some(seconds(5)));
+            gives_up = gives_up.or_else(|| Some(seconds(5)));
             let named = |name: &String| all.iter().position(|other| other.name == *name);
             Sends::Leader(leader.relist.as_ref().and_then(named))
         }
@@ -164,10 +208,14 @@ fn population(scenario: &Scenario, clients: &Clients, all: &[&Clients]) -> Resul
         name: clients.name.clone(),
         sends,
         count: u32::try_from(count).unwrap_or(u32::MAX),
-        tenants: (0..clients.tenants).map(|nth| identity(&clients.who, nth).tenant()).collect(),
+        tenants: (0..clients.tenants)
+            .map(|nth| identity(&clients.who, nth).tenant())
+            .collect(),
         patience: clients.patience,
         gives_up: gives_up.unwrap_or_else(|| seconds(if long { 60 } else { 10 })),
-        in_time: clients.in_time.map_or_else(|| seconds(if long { 10 } else { 1 }), Span::micros),
+        in_time: clients
+            .in_time
+            .map_or_else(|| seconds(if long { 10 } else { 1 }), Span::micros),
         reads_for: clients.reads_for.micros(),
         from: clients.from.micros(),
         until: clients.until.map_or(u64::MAX, Span::micros),

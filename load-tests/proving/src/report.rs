@@ -38,7 +38,11 @@ impl Spread {
         let Self { mean, least, most } = *self;
         let show = |value: f64| format!("{:.decimals$}", value * factor);
         let (low, high) = (show(least), show(most));
-        if low == high { low } else { format!("{} ({low}–{high})", show(mean)) }
+        if low == high {
+            low
+        } else {
+            format!("{} ({low}–{high})", show(mean))
+        }
     }
 }
 
@@ -81,7 +85,9 @@ impl Line {
             (!failures.is_empty()).then(|| format!("seed {}: {}", run.seed, failures.join(", ")))
         };
         Self {
-            controller: runs.first().map_or_else(String::new, |run| run.choice.name()),
+            controller: runs
+                .first()
+                .map_or_else(String::new, |run| run.choice.name()),
             important: over(&Outcome::important),
             kept: over(&Outcome::kept),
             useful: over(&Outcome::useful),
@@ -105,7 +111,11 @@ pub fn table(scenario: &Scenario, lines: &[Line]) -> String {
              | nodes lost | leaders lost | requests per call | inversions | |\n";
     text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
     for line in lines {
-        let verdict = if line.failures.is_empty() { "holds" } else { "fails" };
+        let verdict = if line.failures.is_empty() {
+            "holds"
+        } else {
+            "fails"
+        };
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {verdict} |",
@@ -133,7 +143,9 @@ pub fn table(scenario: &Scenario, lines: &[Line]) -> String {
 /// One run's curves as comma-separated values, a line per sample.
 #[must_use]
 pub fn csv(run: &Outcome) -> String {
-    let mut text = String::from("seconds,cores,offered_ms,useful_ms,limit,probe_ms,p99_ms,memory_mib,backlog_ms,victims");
+    let mut text = String::from(
+        "seconds,cores,offered_ms,useful_ms,limit,probe_ms,p99_ms,memory_mib,backlog_ms,victims",
+    );
     for class in 0..CLASSES {
         let _ = write!(text, ",offered_ms_{class},useful_ms_{class},shed_{class}");
     }

@@ -31,7 +31,9 @@ pub struct Outcome {
 pub fn several<T: Send>(count: usize, job: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::with_capacity(count));
-    let workers = thread::available_parallelism().map_or(1, NonZero::get).min(count.max(1));
+    let workers = thread::available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(count.max(1));
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
@@ -41,7 +43,10 @@ pub fn several<T: Send>(count: usize, job: impl Fn(usize) -> T + Sync) -> Vec<T>
                         return;
                     }
                     let result = job(nth);
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push((nth, result));
+                    results
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push((nth, result));
                 }
             });
         }
@@ -61,31 +66,55 @@ pub fn once(
     seed: u64,
     sample_every: Option<u64>,
 ) -> Result<Outcome, WrongScenario> {
-    let controller = choice.make(Setup { cores: scenario.server.cores, seed });
+    let controller = choice.make(Setup {
+        cores: scenario.server.cores,
+        seed,
+    });
     let mut world = World::new(scenario, controller, seed)?;
     if let Some(every) = sample_every {
         world = world.sampled_every(every);
     }
     let populations = world.populations().to_vec();
-    Ok(Outcome { choice, seed, populations, record: world.run() })
+    Ok(Outcome {
+        choice,
+        seed,
+        populations,
+        record: world.run(),
+    })
 }
 
 /// Every choice with every seed from 1 to `seeds`; by choice, then seed.
 ///
 /// # Errors
 /// [`WrongScenario`] when a call of the scenario cannot be read.
-pub fn all(scenario: &Scenario, choices: &[Choice], seeds: u64) -> Result<Vec<Vec<Outcome>>, WrongScenario> {
+pub fn all(
+    scenario: &Scenario,
+    choices: &[Choice],
+    seeds: u64,
+) -> Result<Vec<Vec<Outcome>>, WrongScenario> {
     let seeds = seeds.max(1) as usize;
     let mut outcomes = several(choices.len() * seeds, |nth| {
-        once(scenario, choices[nth / seeds], (nth % seeds) as u64 + 1, None)
+        once(
+            scenario,
+            choices[nth / seeds],
+            (nth % seeds) as u64 + 1,
+            None,
+        )
     })
     .into_iter();
-    choices.iter().map(|_| outcomes.by_ref().take(seeds).collect()).collect()
+    choices
+        .iter()
+        .map(|_| outcomes.by_ref().take(seeds).collect())
+        .collect()
 }
 
 impl Outcome {
     /// Sums something up over the populations that `of` picks.
-    pub fn sum(&self, of: impl Fn(&Population) -> bool, what: impl Fn(&crate::measure::Tally) -> u64) -> u64 {
+    pub fn sum(
+        &self,
+        of: impl Fn(&Population) -> bool,
+        what: impl Fn(&crate::measure::Tally) -> u64,
+    ) -> u64 {
         self.populations
             .iter()
             .zip(&self.record.tallies)
@@ -97,7 +126,11 @@ impl Outcome {
     /// The share of calls answered in time of the populations that `of` picks; 1 if they made none.
     pub fn in_time(&self, of: impl Fn(&Population) -> bool + Copy) -> f64 {
         let calls = self.sum(of, |tally| tally.calls);
-        if calls == 0 { 1.0 } else { self.sum(of, |tally| tally.in_time) as f64 / calls as f64 }
+        if calls == 0 {
+            1.0
+        } else {
+            self.sum(of, |tally| tally.in_time) as f64 / calls as f64
+        }
     }
 
     /// Calls of classes 0 to 3 answered in time.
@@ -137,7 +170,9 @@ impl Outcome {
     pub fn slowest(&self) -> u64 {
         (0..=ClassId::NODES.0)
             .map(|class| {
-                let of = |population: &Population| !population.culprit && population.call.class == ClassId(class);
+                let of = |population: &Population| {
+                    !population.culprit && population.call.class == ClassId(class)
+                };
                 self.latency(of, 0.99)
             })
             .max()
@@ -146,26 +181,37 @@ impl Outcome {
 
     /// Requests per call, of those that `of` picks.
     pub fn amplification(&self, of: impl Fn(&Population) -> bool + Copy) -> f64 {
-        self.sum(of, |tally| tally.requests) as f64 / self.sum(of, |tally| tally.calls).max(1) as f64
+        self.sum(of, |tally| tally.requests) as f64
+            / self.sum(of, |tally| tally.calls).max(1) as f64
     }
 
     /// Nodes taken for dead.
     #[must_use]
     pub fn nodes_lost(&self) -> u64 {
-        self.sum(|population| matches!(population.sends, Sends::Heartbeat), |tally| tally.lapses)
+        self.sum(
+            |population| matches!(population.sends, Sends::Heartbeat),
+            |tally| tally.lapses,
+        )
     }
 
     /// Leaders that lost their seats.
     #[must_use]
     pub fn leaders_lost(&self) -> u64 {
-        self.sum(|population| matches!(population.sends, Sends::Leader(_)), |tally| tally.lapses)
+        self.sum(
+            |population| matches!(population.sends, Sends::Leader(_)),
+            |tally| tally.lapses,
+        )
     }
 
     /// Jain's index over the tenants of the population of that name.
     #[must_use]
     pub fn jain(&self, name: &str) -> f64 {
-        let of = self.populations.iter().position(|population| population.name == name);
-        of.and_then(|nth| self.record.tallies.get(nth)).map_or(1.0, |tally| jain(&tally.by_tenant))
+        let of = self
+            .populations
+            .iter()
+            .position(|population| population.name == name);
+        of.and_then(|nth| self.record.tallies.get(nth))
+            .map_or(1.0, |tally| jain(&tally.by_tenant))
     }
 
     /// What of the expectations does not hold.

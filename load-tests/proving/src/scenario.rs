@@ -7,7 +7,6 @@ use thiserror::Error;
 
 use crate::units::{Size, Span};
 
-
 /// Why a scenario cannot be run.
 #[derive(Debug, Error)]
 pub enum WrongScenario {
@@ -393,37 +392,54 @@ impl Scenario {
     /// # Errors
     /// [`WrongScenario`]: what is wrong, where, and what was expected.
     pub fn read(name: &str, yaml: &str) -> Result<Self, WrongScenario> {
-        let scenario: Self = serde_saphyr::from_str(yaml).map_err(|error| WrongScenario::Unreadable {
-            name: name.into(),
-            message: error.to_string(),
-        })?;
+        let scenario: Self =
+            serde_saphyr::from_str(yaml).map_err(|error| WrongScenario::Unreadable {
+                name: name.into(),
+                message: error.to_string(),
+            })?;
         scenario.check()?;
         Ok(scenario)
     }
 
     fn check(&self) -> Result<(), WrongScenario> {
         let wrong = |what: String| {
-            Err(WrongScenario::Senseless { name: self.name.clone(), what })
+            Err(WrongScenario::Senseless {
+                name: self.name.clone(),
+                what,
+            })
         };
         if !(1..=crate::server::cpu::MOST_CORES).contains(&self.server.cores) {
-            return wrong(format!("server.cores: {} is not between 1 and 256", self.server.cores));
+            return wrong(format!(
+                "server.cores: {} is not between 1 and 256",
+                self.server.cores
+            ));
         }
         if self.warm_up >= self.length {
             return wrong("warm_up: nothing is counted; make it shorter than length".into());
         }
         if !(0.0..=1.0).contains(&self.cluster.everyday) {
-            return wrong(format!("cluster.everyday: {} is not a share between 0 and 1", self.cluster.everyday));
+            return wrong(format!(
+                "cluster.everyday: {} is not a share between 0 and 1",
+                self.cluster.everyday
+            ));
         }
-        if let Some(within) =
-            self.expect.within.iter().find(|within| self.clients.iter().all(|clients| clients.name != within.clients))
-        {
-            return wrong(format!("expect.within: there are no clients {}", within.clients));
+        if let Some(within) = self.expect.within.iter().find(|within| {
+            self.clients
+                .iter()
+                .all(|clients| clients.name != within.clients)
+        }) {
+            return wrong(format!(
+                "expect.within: there are no clients {}",
+                within.clients
+            ));
         }
         for clients in &self.clients {
             let name = &clients.name;
             let sized = clients.work.is_some() || clients.objects.is_some() || clients.all_pods;
             if !sized {
-                return wrong(format!("clients {name}: give work, objects or all_pods: true"));
+                return wrong(format!(
+                    "clients {name}: give work, objects or all_pods: true"
+                ));
             }
             if clients.tenants == 0 || clients.count == Some(0) {
                 return wrong(format!("clients {name}: count and tenants begin at 1"));
@@ -431,10 +447,14 @@ impl Scenario {
             if clients.per_node.is_some() && self.cluster.nodes == 0 {
                 return wrong(format!("clients {name}: per_node, and cluster.nodes is 0"));
             }
-            if let Demand::Leader(Leader { relist: Some(other) }) = &clients.demand
+            if let Demand::Leader(Leader {
+                relist: Some(other),
+            }) = &clients.demand
                 && !self.clients.iter().any(|clients| clients.name == *other)
             {
-                return wrong(format!("clients {name}: demand.leader.relist: there are no clients {other}"));
+                return wrong(format!(
+                    "clients {name}: demand.leader.relist: there are no clients {other}"
+                ));
             }
         }
         Ok(())
@@ -442,43 +462,4 @@ impl Scenario {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LEAST: &str = "
-name: least
-about: nothing
-length: 10s
-server: {cores: 1}
-expect: {}
-";
-
-    #[test]
-    fn the_least_scenario_is_read() {
-        let scenario = Scenario::read("least", LEAST).unwrap();
-        assert_eq!(scenario.server.memory, Size(16 << 30));
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_and_named_with_its_place() {
-        let yaml = LEAST.replace("length: 10s", "length: 10s\nlenght: 5s");
-        let message = Scenario::read("least", &yaml).unwrap_err().to_string();
-        assert!(message.contains("lenght") && message.contains("line 5"), "{message}");
-    }
-
-    #[test]
-    fn a_time_without_a_unit_is_refused() {
-        let yaml = LEAST.replace("length: 10s", "length: 10");
-        let message = Scenario::read("least", &yaml).unwrap_err().to_string();
-        assert!(message.contains("250ms"), "{message}");
-    }
-
-    #[test]
-    fn clients_without_a_size_are_refused_by_name() {
-        let yaml = format!(
-            "{LEAST}\nclients:\n- {{name: lost, who: node, call: GET /api/v1/pods, demand: {{per_second: 1}}}}\n"
-        );
-        let message = Scenario::read("least", &yaml).unwrap_err().to_string();
-        assert!(message.contains("clients lost") && message.contains("all_pods"), "{message}");
-    }
-}
+mod tests;

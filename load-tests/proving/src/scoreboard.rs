@@ -44,10 +44,22 @@ pub struct Figure {
 }
 
 impl Figure {
-    fn new(what: impl Into<String>, values: &[f64], factor: f64, decimals: usize, unit: &str) -> Self {
+    fn new(
+        what: impl Into<String>,
+        values: &[f64],
+        factor: f64,
+        decimals: usize,
+        unit: &str,
+    ) -> Self {
         let is = Spread::of(values.iter().copied());
         let shown = format!("{}{unit}", is.show(factor, decimals));
-        Self { what: what.into(), is, shown, goal: String::new(), reached: None }
+        Self {
+            what: what.into(),
+            is,
+            shown,
+            goal: String::new(),
+            reached: None,
+        }
     }
 
     fn at_least(mut self, goal: f64, shown: &str) -> Self {
@@ -82,7 +94,9 @@ impl Row {
     /// Whether everything that was asked for was reached.
     #[must_use]
     pub fn reached(&self) -> bool {
-        self.figures.iter().all(|figure| figure.reached != Some(false))
+        self.figures
+            .iter()
+            .all(|figure| figure.reached != Some(false))
     }
 }
 
@@ -169,14 +183,24 @@ const GOALS: [Goal; 11] = [
 ///
 /// # Errors
 /// [`WrongScenario`] if one of the built-in scenarios cannot be read, which a test excludes.
-pub fn measure(effort: &Effort, numbers: &[u32], mut done: impl FnMut(&Row)) -> Result<Vec<Row>, WrongScenario> {
+pub fn measure(
+    effort: &Effort,
+    numbers: &[u32],
+    mut done: impl FnMut(&Row),
+) -> Result<Vec<Row>, WrongScenario> {
     let mut rows = Vec::new();
     for goal in &GOALS {
         if !numbers.is_empty() && !numbers.contains(&goal.number) {
             continue;
         }
         let (figures, remarks) = (goal.measure)(effort)?;
-        let row = Row { number: goal.number, goal: goal.goal, reference: goal.reference, figures, remarks };
+        let row = Row {
+            number: goal.number,
+            goal: goal.goal,
+            reference: goal.reference,
+            figures,
+            remarks,
+        };
         done(&row);
         rows.push(row);
     }
@@ -186,11 +210,17 @@ pub fn measure(effort: &Effort, numbers: &[u32], mut done: impl FnMut(&Row)) -> 
 /// The scoreboard as a table, and below it the conditions.
 #[must_use]
 pub fn table(rows: &[Row]) -> String {
-    let mut text = String::from("| # | goal | measured: mean (least–most of the seeds) | reached | published reference |\n");
+    let mut text = String::from(
+        "| # | goal | measured: mean (least–most of the seeds) | reached | published reference |\n",
+    );
     text += "| --- | --- | --- | --- | --- |\n";
     for row in rows {
         let figure = |figure: &Figure| {
-            let mark = if figure.reached == Some(false) { " **✗**" } else { "" };
+            let mark = if figure.reached == Some(false) {
+                " **✗**"
+            } else {
+                ""
+            };
             format!("{}: {}{mark}", figure.what, figure.shown)
         };
         let figures: Vec<String> = row.figures.iter().map(figure).collect();
@@ -225,9 +255,11 @@ fn seeds(
     effort: &Effort,
     sample_every: u64,
 ) -> Result<Vec<Outcome>, WrongScenario> {
-    several(effort.seeds as usize, |nth| once(scenario, choice, nth as u64 + 1, Some(sample_every)))
-        .into_iter()
-        .collect()
+    several(effort.seeds as usize, |nth| {
+        once(scenario, choice, nth as u64 + 1, Some(sample_every))
+    })
+    .into_iter()
+    .collect()
 }
 
 fn each(runs: &[Outcome], of: impl Fn(&Outcome) -> f64) -> Vec<f64> {

@@ -9,7 +9,10 @@ pub(crate) struct Slots<T> {
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self { places: Vec::new(), vacant: Vec::new() }
+        Self {
+            places: Vec::new(),
+            vacant: Vec::new(),
+        }
     }
 }
 
@@ -33,13 +36,17 @@ impl<T> Slots<T> {
     /// The thing of that number.
     pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut T> {
         let (generation, slot) = self.places.get_mut(place(id))?;
-        (u64::from(*generation) == id >> 32).then_some(slot.as_mut()).flatten()
+        (u64::from(*generation) == id >> 32)
+            .then_some(slot.as_mut())
+            .flatten()
     }
 
     /// The same, to look at.
     pub(crate) fn get(&self, id: u64) -> Option<&T> {
         let (generation, slot) = self.places.get(place(id))?;
-        (u64::from(*generation) == id >> 32).then_some(slot.as_ref()).flatten()
+        (u64::from(*generation) == id >> 32)
+            .then_some(slot.as_ref())
+            .flatten()
     }
 
     /// Takes it out.
@@ -62,7 +69,8 @@ impl<T> Slots<T> {
     /// All numbers in use.
     pub(crate) fn ids(&self) -> Vec<u64> {
         let id = |(place, (generation, slot)): (usize, &(u32, Option<T>))| {
-            slot.as_ref().map(|_| u64::from(*generation) << 32 | place as u64)
+            slot.as_ref()
+                .map(|_| u64::from(*generation) << 32 | place as u64)
         };
         self.places.iter().enumerate().filter_map(id).collect()
     }

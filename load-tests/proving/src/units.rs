@@ -55,7 +55,9 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         span(&text).ok_or_else(|| {
-            de::Error::custom(format!("{text:?} is not a time; write a number and us, ms, s, m or h, as in 250ms"))
+            de::Error::custom(format!(
+                "{text:?} is not a time; write a number and us, ms, s, m or h, as in 250ms"
+            ))
         })
     }
 }
@@ -64,7 +66,9 @@ impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         size(&text).ok_or_else(|| {
-            de::Error::custom(format!("{text:?} is not a size; write a number and B, KiB, MiB or GiB, as in 14MiB"))
+            de::Error::custom(format!(
+                "{text:?} is not a size; write a number and B, KiB, MiB or GiB, as in 14MiB"
+            ))
         })
     }
 }

@@ -35,7 +35,10 @@ enum Event {
     /// The next request of a Poisson stream.
     Arrive(u32),
     /// A client does what it has to do next.
-    Client { population: u32, client: u32 },
+    Client {
+        population: u32,
+        client: u32,
+    },
     /// A call's next request.
     Resend(u64),
     /// The answer has been read.
@@ -47,7 +50,9 @@ enum Event {
     Sample,
     Act(u32),
     /// The server is there again; whether it has forgotten everything.
-    Up { forgot: bool },
+    Up {
+        forgot: bool,
+    },
     Pause,
     Compaction,
     StartCounting,
@@ -188,7 +193,11 @@ impl World {
             random: Rng::with_seed(seed),
             decided: Vec::new(),
             counting: false,
-            record: Record::new(populations.iter().map(|population| population.tenants.len())),
+            record: Record::new(
+                populations
+                    .iter()
+                    .map(|population| population.tenants.len()),
+            ),
             inversions: Inversions::default(),
             sample: Sample::default(),
             sample_every: (scenario.length.micros() / 300).max(50_000),
@@ -252,13 +261,36 @@ impl World {
             Sends::Informer { .. } => 0,
         };
         let within = if within > 0 { within } else { period };
-        let begins = !matches!(who.sends, Sends::Informer { starts_with_list: false, .. });
-        let listed = !matches!(who.sends, Sends::Informer { starts_with_list: true, .. });
+        let begins = !matches!(
+            who.sends,
+            Sends::Informer {
+                starts_with_list: false,
+                ..
+            }
+        );
+        let listed = !matches!(
+            who.sends,
+            Sends::Informer {
+                starts_with_list: true,
+                ..
+            }
+        );
         for client in 0..who.count {
-            let due = from + if within > 0 { self.random.u64(0..within) } else { 0 };
+            let due = from
+                + if within > 0 {
+                    self.random.u64(0..within)
+                } else {
+                    0
+                };
             self.clients[population].push(ClientState::new(due, listed));
             if begins {
-                self.at(due, Event::Client { population: population as u32, client });
+                self.at(
+                    due,
+                    Event::Client {
+                        population: population as u32,
+                        client,
+                    },
+                );
             }
         }
     }

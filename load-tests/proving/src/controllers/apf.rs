@@ -87,15 +87,23 @@ impl Apf {
             retry_after: 1,
             checked: 0,
         };
-        Self { levels: LEVELS.into_iter().map(level).collect(), running: Beside::default() }
+        Self {
+            levels: LEVELS.into_iter().map(level).collect(),
+            running: Beside::default(),
+        }
     }
 
     fn dispatch(&mut self, level: usize, now: u64, out: &mut Vec<Decided>) {
-        let Some(place) = self.levels.get_mut(level) else { return };
+        let Some(place) = self.levels.get_mut(level) else {
+            return;
+        };
         while let Some((id, seats)) = place.next(now, out) {
             place.used += seats;
             self.running.insert(id, (level, seats));
-            out.push(Decided { id, verdict: Verdict::Start });
+            out.push(Decided {
+                id,
+                verdict: Verdict::Start,
+            });
         }
     }
 }
@@ -159,8 +167,12 @@ impl Level {
 
 impl Controller for Apf {
     fn offer(&mut self, arrival: &Arrival<'_>, now: u64, out: &mut Vec<Decided>) -> Verdict {
-        let Some(nth) = level(arrival.call.flow) else { return Verdict::Start };
-        let Some(level) = self.levels.get_mut(nth) else { return Verdict::Start };
+        let Some(nth) = level(arrival.call.flow) else {
+            return Verdict::Start;
+        };
+        let Some(level) = self.levels.get_mut(nth) else {
+            return Verdict::Start;
+        };
         let seats = arrival.call.seats.min(level.most);
         let queue = level.deal(arrival.tenant);
         if level.queues[queue].waiting.len() >= QUEUE_LENGTH {

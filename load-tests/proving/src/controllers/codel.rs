@@ -23,7 +23,12 @@ impl Codel {
     /// Four at once per core.
     #[must_use]
     pub fn new(cores: usize) -> Self {
-        Self { limit: cores as u32 * PER_CORE, running: 0, waiting: VecDeque::new(), empty: 0 }
+        Self {
+            limit: cores as u32 * PER_CORE,
+            running: 0,
+            waiting: VecDeque::new(),
+            empty: 0,
+        }
     }
 
     fn stands(&self, now: u64) -> bool {
@@ -37,7 +42,10 @@ impl Codel {
                 break;
             }
             self.waiting.pop_front();
-            out.push(Decided { id, verdict: Verdict::Refuse(Some(1)) });
+            out.push(Decided {
+                id,
+                verdict: Verdict::Refuse(Some(1)),
+            });
         }
         if self.waiting.is_empty() {
             self.empty = now;
@@ -59,10 +67,17 @@ impl Controller for Codel {
     fn ended(&mut self, _: u64, _: Ending, _: Seen, now: u64, out: &mut Vec<Decided>) {
         self.running -= 1;
         self.throw_out(now, out);
-        let next = if self.stands(now) { self.waiting.pop_back() } else { self.waiting.pop_front() };
+        let next = if self.stands(now) {
+            self.waiting.pop_back()
+        } else {
+            self.waiting.pop_front()
+        };
         if let Some((id, _)) = next {
             self.running += 1;
-            out.push(Decided { id, verdict: Verdict::Start });
+            out.push(Decided {
+                id,
+                verdict: Verdict::Start,
+            });
         }
     }
 

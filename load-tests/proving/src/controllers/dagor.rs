@@ -52,7 +52,11 @@ impl Dagor {
     }
 
     fn close_window(&mut self, now: u64) {
-        let mean = if self.began > 0 { self.waited as f64 / self.began as f64 } else { 0.0 };
+        let mean = if self.began > 0 {
+            self.waited as f64 / self.began as f64
+        } else {
+            0.0
+        };
         let admitted = self.admitted as f64;
         let mut sum = admitted;
         if mean > QUEUED_US {
@@ -128,7 +132,8 @@ mod tests {
     }
 
     #[test]
-    fn the_cursor_falls_by_a_twentieth_of_what_was_admitted_and_rises_by_a_hundredth_of_what_arrived() {
+    fn the_cursor_falls_by_a_twentieth_of_what_was_admitted_and_rises_by_a_hundredth_of_what_arrived()
+     {
         let mut dagor = Dagor::new();
         window(&mut dagor, 21_000);
         assert_eq!(dagor.cursor, LEVELS - 1 - 52, "5 % of 1,024 levels");

@@ -37,12 +37,22 @@ impl Gradient {
     /// With the initial limit.
     #[must_use]
     pub const fn new() -> Self {
-        Self { limit: INITIAL, running: 0, most_running: 0, sum: 0.0, samples: 0, since: 0, long: None }
+        Self {
+            limit: INITIAL,
+            running: 0,
+            most_running: 0,
+            sum: 0.0,
+            samples: 0,
+            since: 0,
+            long: None,
+        }
     }
 
     fn close_window(&mut self, now: u64) {
         let short = self.sum / self.samples as f64;
-        let mut long = self.long.map_or(short, |long| long + (short - long) * 2.0 / (LONG + 1.0));
+        let mut long = self
+            .long
+            .map_or(short, |long| long + (short - long) * 2.0 / (LONG + 1.0));
         // After a long overload the long average comes down again.
         if long / short > 2.0 {
             long *= 0.95;

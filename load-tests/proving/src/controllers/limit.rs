@@ -41,7 +41,10 @@ impl Places {
             if until > now {
                 return Some(id);
             }
-            out.push(Decided { id, verdict: Verdict::Refuse(Some(1)) });
+            out.push(Decided {
+                id,
+                verdict: Verdict::Refuse(Some(1)),
+            });
         }
         None
     }
@@ -49,9 +52,14 @@ impl Places {
     /// One ended, or the limit has changed: the next start.
     pub fn start_next(&mut self, limit: u32, now: u64, out: &mut Vec<Decided>) {
         while self.running < limit {
-            let Some(id) = self.next(now, out) else { return };
+            let Some(id) = self.next(now, out) else {
+                return;
+            };
             self.running += 1;
-            out.push(Decided { id, verdict: Verdict::Start });
+            out.push(Decided {
+                id,
+                verdict: Verdict::Start,
+            });
         }
     }
 
@@ -60,7 +68,10 @@ impl Places {
         self.waiting.retain(|(id, until)| {
             let waits = *until > now;
             if !waits {
-                out.push(Decided { id: *id, verdict: Verdict::Refuse(Some(1)) });
+                out.push(Decided {
+                    id: *id,
+                    verdict: Verdict::Refuse(Some(1)),
+                });
             }
             waits
         });
@@ -84,14 +95,22 @@ impl Limit {
     /// So many at once.
     #[must_use]
     pub fn new(limit: u32) -> Self {
-        Self { limit, places: Places::default() }
+        Self {
+            limit,
+            places: Places::default(),
+        }
     }
 }
 
 impl Controller for Limit {
     fn offer(&mut self, arrival: &Arrival<'_>, now: u64, _: &mut Vec<Decided>) -> Verdict {
-        let patience = if arrival.call.kind == Kind::Long { LONG_PATIENCE } else { SHORT_PATIENCE };
-        self.places.offer(arrival.id, now + patience, self.limit, MOST_WAITING)
+        let patience = if arrival.call.kind == Kind::Long {
+            LONG_PATIENCE
+        } else {
+            SHORT_PATIENCE
+        };
+        self.places
+            .offer(arrival.id, now + patience, self.limit, MOST_WAITING)
     }
 
     fn ended(&mut self, _: u64, _: Ending, _: Seen, now: u64, out: &mut Vec<Decided>) {

@@ -90,14 +90,18 @@ impl Pid {
         let mut sorted: Vec<u64> = self.priorities.iter().copied().collect();
         sorted.sort_unstable();
         let keep = ((1.0 - self.refused) * sorted.len() as f64) as usize;
-        self.threshold =
-            if self.refused < 1e-3 { u64::MAX } else { sorted.get(keep).copied().unwrap_or(u64::MAX) };
+        self.threshold = if self.refused < 1e-3 {
+            u64::MAX
+        } else {
+            sorted.get(keep).copied().unwrap_or(u64::MAX)
+        };
     }
 
     fn tune(&mut self, now: u64) {
         let lasted = now - self.tuned;
         let enough = self.latencies.len() >= SAMPLES;
-        if self.latencies.is_empty() || lasted < INTERVAL || (!enough && lasted < LONGEST_INTERVAL) {
+        if self.latencies.is_empty() || lasted < INTERVAL || (!enough && lasted < LONGEST_INTERVAL)
+        {
             return;
         }
         self.tuned = now;
@@ -107,7 +111,8 @@ impl Pid {
         self.latencies.clear();
         let throughput = self.done as f64 / lasted as f64;
         self.done = 0;
-        self.history.push_back((f64::from(self.places.running), throughput));
+        self.history
+            .push_back((f64::from(self.places.running), throughput));
         if self.history.len() > INTERVALS {
             self.history.pop_front();
         }
@@ -137,7 +142,10 @@ impl Pid {
         if count < 5.0 {
             return 0.0;
         }
-        let (x, y) = self.history.iter().fold((0.0, 0.0), |(x, y), (a, b)| (x + a / count, y + b / count));
+        let (x, y) = self
+            .history
+            .iter()
+            .fold((0.0, 0.0), |(x, y), (a, b)| (x + a / count, y + b / count));
         let sum = |of: &dyn Fn(&(f64, f64)) -> f64| self.history.iter().map(of).sum::<f64>();
         let both = sum(&|(a, b)| (a - x) * (b - y));
         let each = sum(&|(a, _)| (a - x).powi(2)) * sum(&|(_, b)| (b - y).powi(2));
@@ -157,7 +165,8 @@ impl Controller for Pid {
         if priority >= self.threshold {
             return Verdict::Refuse(Some(1));
         }
-        self.places.offer(arrival.id, now + PATIENCE, self.at_once(), MOST_WAITING)
+        self.places
+            .offer(arrival.id, now + PATIENCE, self.at_once(), MOST_WAITING)
     }
 
     fn ended(&mut self, _: u64, ending: Ending, seen: Seen, now: u64, out: &mut Vec<Decided>) {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use proxy_core::admission::cost::{Model, Observation, Shape};
 use proxy_core::admission::{
-    Ask, Cost, Decision, Engine, Offer, Outcome, Permit, Refusal, Settings, Signals, Ticket, Wake, retry_after,
+    Ask, Cost, Decision, Engine, Offer, Outcome, Permit, Refusal, Settings, Signals, Ticket, Wake,
+    retry_after,
 };
 use proxy_core::time::Time;
 
@@ -59,7 +60,10 @@ struct Waiter {
 
 impl Wake for Waiter {
     fn decide(self, decision: Decision) {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push((self.id, decision));
+        self.inbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((self.id, decision));
     }
 }
 
@@ -106,14 +110,17 @@ impl Spillway {
 
     fn told(&mut self, refusal: &Refusal, lease: bool, now: u64) -> Verdict {
         let most = if lease { 1 } else { retry_after::MAX_SECONDS };
-        let seconds = self.engine.retry_after(refusal, self.random.u64(..), most, Time(now));
+        let seconds = self
+            .engine
+            .retry_after(refusal, self.random.u64(..), most, Time(now));
         Verdict::Refuse(Some(seconds))
     }
 
     /// What the engine has decided about those that waited.
     fn read_inbox(&mut self, now: u64, out: &mut Vec<Decided>) {
         loop {
-            let decisions = std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+            let decisions =
+                std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
             if decisions.is_empty() {
                 return;
             }
@@ -127,7 +134,10 @@ impl Spillway {
                     Decision::Admitted(permit) => {
                         kept.permit = Some(permit);
                         kept.sent = now;
-                        out.push(Decided { id, verdict: Verdict::Start });
+                        out.push(Decided {
+                            id,
+                            verdict: Verdict::Start,
+                        });
                     }
                     Decision::Shed(refusal) => {
                         let lease = kept.lease;
@@ -196,12 +206,21 @@ impl Controller for Spillway {
     }
 
     fn ended(&mut self, id: u64, ending: Ending, seen: Seen, now: u64, out: &mut Vec<Decided>) {
-        let Some(kept) = self.kept.remove(id) else { return };
+        let Some(kept) = self.kept.remove(id) else {
+            return;
+        };
         self.reserved -= usize::from(kept.reserved);
         if ending == Ending::Served {
             let calm = self.calm_since.is_some_and(|since| since <= kept.sent);
             let service = Duration::from_micros(seen.service);
-            self.costs.observe(&kept.shape, &Observation { bytes: seen.bytes, service, calm });
+            self.costs.observe(
+                &kept.shape,
+                &Observation {
+                    bytes: seen.bytes,
+                    service,
+                    calm,
+                },
+            );
         }
         if let Some(permit) = kept.permit {
             match ending {
@@ -228,8 +247,16 @@ impl Controller for Spillway {
         }
         let calm = !probe.blind && !probe.down && probe.excess < self.target / 4;
         self.calm_since = calm.then(|| self.calm_since.unwrap_or(now));
-        let failures = if self.tuning == Tuning::Real { sensed.connect_failures } else { 0 };
-        let signals = Signals { connect_failures: failures, upstream_504: sensed.timeouts, ..Signals::of(probe) };
+        let failures = if self.tuning == Tuning::Real {
+            sensed.connect_failures
+        } else {
+            0
+        };
+        let signals = Signals {
+            connect_failures: failures,
+            upstream_504: sensed.timeouts,
+            ..Signals::of(probe)
+        };
         self.engine.tick(&signals, Time(now));
         self.read_inbox(now, out);
     }

@@ -126,15 +126,23 @@ impl Inversions {
 
     fn judge(&mut self, refused: &Refused, waited: bool) {
         let instead = |kind: usize| {
-            let later = |sizes: &[u64; SIZES]| sizes.get(refused.size).is_some_and(|last| *last > refused.after);
-            (refused.class + 1..CLASSES).rev().find(|class| later(&self.admitted[kind][*class]))
+            let later = |sizes: &[u64; SIZES]| {
+                sizes
+                    .get(refused.size)
+                    .is_some_and(|last| *last > refused.after)
+            };
+            (refused.class + 1..CLASSES)
+                .rev()
+                .find(|class| later(&self.admitted[kind][*class]))
         };
         let own = index(refused.kind);
         let same = instead(own);
         let other = instead(1 - own);
         self.found[0] += u64::from(same.is_some());
         self.found[1] += u64::from(same.is_some() || other.is_some());
-        let Some(admitted) = same.or(other) else { return };
+        let Some(admitted) = same.or(other) else {
+            return;
+        };
         let pattern = Pattern {
             refused: refused.class,
             long: refused.kind == Kind::Long,
@@ -151,7 +159,13 @@ mod tests {
     use super::*;
 
     fn refused(class: usize, size: usize, arrived: u64, after: u64) -> Refused {
-        Refused { class, kind: Kind::Short, size, arrived, after }
+        Refused {
+            class,
+            kind: Kind::Short,
+            size,
+            arrived,
+            after,
+        }
     }
 
     #[test]
@@ -176,7 +190,11 @@ mod tests {
         inversions.refused(refused(3, 5, 2_000_000, inversions.decisions()), 2_000_000);
         inversions.admitted(6, Kind::Short, 9, 2_200_000);
         inversions.settle(3_000_000);
-        assert_eq!(inversions.found(), [0, 0], "later than anybody would have waited");
+        assert_eq!(
+            inversions.found(),
+            [0, 0],
+            "later than anybody would have waited"
+        );
     }
 
     #[test]

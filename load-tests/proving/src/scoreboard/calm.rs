@@ -23,17 +23,35 @@ faults: {{estimates: 0.5, pause_every: 30s, pause: 15ms, compaction_every: 5m, c
         let runs = seeds(&at(load, hours)?, Choice::Spillway, effort, 10 * SECOND)?;
         let shed = each(&runs, |run| run.sum(|_| true, |tally| tally.shed) as f64);
         let per_million = each(&runs, |run| {
-            run.sum(|_| true, |tally| tally.shed) as f64 * 1e6 / run.sum(|_| true, |tally| tally.requests).max(1) as f64
+            run.sum(|_| true, |tally| tally.shed) as f64 * 1e6
+                / run.sum(|_| true, |tally| tally.requests).max(1) as f64
         });
-        figures.push(Figure::new(format!("refused in {hours} h at {load}×"), &shed, 1.0, 0, "").at_most(0.0, "0"));
-        figures.push(Figure::new(format!("per million requests at {load}×"), &per_million, 1.0, 2, ""));
+        figures.push(
+            Figure::new(
+                format!("refused in {hours} h at {load}×"),
+                &shed,
+                1.0,
+                0,
+                "",
+            )
+            .at_most(0.0, "0"),
+        );
+        figures.push(Figure::new(
+            format!("per million requests at {load}×"),
+            &per_million,
+            1.0,
+            2,
+            "",
+        ));
         if let Some(run) = runs.first() {
             let by: Vec<String> = run
                 .populations
                 .iter()
                 .zip(&run.record.tallies)
                 .filter(|(_, tally)| tally.shed > 0)
-                .map(|(population, tally)| format!("{} {} of {}", population.name, tally.shed, tally.requests))
+                .map(|(population, tally)| {
+                    format!("{} {} of {}", population.name, tally.shed, tally.requests)
+                })
                 .collect();
             if !by.is_empty() {
                 remarks.push(format!("refused at {load}×, seed 1: {}", by.join(", ")));
@@ -46,10 +64,24 @@ faults: {{estimates: 0.5, pause_every: 30s, pause: 15ms, compaction_every: 5m, c
             .into(),
     );
     for rival in [Choice::Envoy, Choice::Gradient2, Choice::Pid, Choice::Dagor] {
-        let runs = seeds(&at(0.9, 1)?, rival, &Effort { seeds: 1, ..*effort }, 10 * SECOND)?;
+        let runs = seeds(
+            &at(0.9, 1)?,
+            rival,
+            &Effort {
+                seeds: 1,
+                ..*effort
+            },
+            10 * SECOND,
+        )?;
         let Some(run) = runs.first() else { continue };
-        let (shed, requests) = (run.sum(|_| true, |tally| tally.shed), run.sum(|_| true, |tally| tally.requests));
-        remarks.push(format!("{} in 1 h: {shed} of {requests} refused", rival.name()));
+        let (shed, requests) = (
+            run.sum(|_| true, |tally| tally.shed),
+            run.sum(|_| true, |tally| tally.requests),
+        );
+        remarks.push(format!(
+            "{} in 1 h: {shed} of {requests} refused",
+            rival.name()
+        ));
     }
     Ok((figures, remarks))
 }

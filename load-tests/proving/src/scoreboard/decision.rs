@@ -6,7 +6,9 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Instant;
 
-use proxy_core::admission::{Ask, ClassId, Cost, Decision, Engine, Kind, Offer, Outcome, Settings, Wake};
+use proxy_core::admission::{
+    Ask, ClassId, Cost, Decision, Engine, Kind, Offer, Outcome, Settings, Wake,
+};
 use proxy_core::time::Time;
 
 use super::{Effort, Figure, Measured};
@@ -25,7 +27,10 @@ impl Wake for Nobody {
 fn ask(worker: u64) -> Ask {
     Ask {
         class: ClassId::WORKLOAD_WRITES,
-        cost: Cost { work_us: 1_000, bytes: 4_000 },
+        cost: Cost {
+            work_us: 1_000,
+            bytes: 4_000,
+        },
         kind: Kind::Short,
         tenant: worker,
         instance: worker,
@@ -89,10 +94,17 @@ fn rounds(workers: usize) -> (Vec<f64>, Vec<f64>) {
                     })
                 })
                 .collect();
-            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+            threads
+                .into_iter()
+                .filter_map(|thread| thread.join().ok())
+                .collect()
         });
-        let middle = |(groups, _): &(Vec<f64>, Vec<u64>)| groups.get(groups.len() / 2).copied().unwrap_or(0.0);
-        let tail = |(_, singles): &(Vec<f64>, Vec<u64>)| singles.get(singles.len() * 99 / 100).copied().unwrap_or(0) as f64;
+        let middle = |(groups, _): &(Vec<f64>, Vec<u64>)| {
+            groups.get(groups.len() / 2).copied().unwrap_or(0.0)
+        };
+        let tail = |(_, singles): &(Vec<f64>, Vec<u64>)| {
+            singles.get(singles.len() * 99 / 100).copied().unwrap_or(0) as f64
+        };
         medians.push(results.iter().map(middle).fold(0.0, f64::max));
         tails.push(results.iter().map(tail).fold(0.0, f64::max));
     }
@@ -107,8 +119,10 @@ pub(super) fn costs(effort: &Effort) -> Measured {
     let mut figures = vec![
         Figure::new("alone p50", &alone_p50, 1.0, 0, " ns").at_most(200.0, "200 ns"),
         Figure::new("alone p99", &alone_p99, 1.0, 0, " ns").at_most(1_000.0, "1 µs"),
-        Figure::new(format!("{workers} workers p50"), &busy_p50, 1.0, 0, " ns").at_most(200.0, "200 ns"),
-        Figure::new(format!("{workers} workers p99"), &busy_p99, 1.0, 0, " ns").at_most(1_000.0, "1 µs"),
+        Figure::new(format!("{workers} workers p50"), &busy_p50, 1.0, 0, " ns")
+            .at_most(200.0, "200 ns"),
+        Figure::new(format!("{workers} workers p99"), &busy_p99, 1.0, 0, " ns")
+            .at_most(1_000.0, "1 µs"),
     ];
     let mut remarks = vec![format!(
         "offer and finish with room, {ROUNDS} rounds of {DECISIONS}; the middle from groups of {TOGETHER}, the tail one by one less the \
@@ -120,9 +134,13 @@ pub(super) fn costs(effort: &Effort) -> Measured {
             let before = count();
             (0..DECISIONS).for_each(|_| decide(&engine, ask(1)));
             let each = (count() - before) as f64 / DECISIONS as f64;
-            figures.push(Figure::new("allocations", &[each], 1.0, 3, " per decision").at_most(0.0, "0"));
+            figures.push(
+                Figure::new("allocations", &[each], 1.0, 3, " per decision").at_most(0.0, "0"),
+            );
         }
-        None => remarks.push("this program does not count allocations; proxy/core/tests/allocations.rs does".into()),
+        None => remarks.push(
+            "this program does not count allocations; proxy/core/tests/allocations.rs does".into(),
+        ),
     }
     Ok((figures, remarks))
 }

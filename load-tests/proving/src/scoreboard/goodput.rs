@@ -50,25 +50,53 @@ fn mean(values: &[f64]) -> f64 {
 /// The best static limit: which, and its useful work in the mean of the seeds.
 fn best_static(scenario: &Scenario, seeds: u64) -> Result<(u32, f64), WrongScenario> {
     let cores = scenario.server.cores as f64;
-    let limits: Vec<u32> = PER_CORE.iter().map(|each| ((each * cores).ceil() as u32).max(1)).collect();
+    let limits: Vec<u32> = PER_CORE
+        .iter()
+        .map(|each| ((each * cores).ceil() as u32).max(1))
+        .collect();
     let results = several(limits.len() * seeds as usize, |nth| {
-        let (limit, seed) = (limits[nth / seeds as usize], (nth % seeds as usize) as u64 + 1);
+        let (limit, seed) = (
+            limits[nth / seeds as usize],
+            (nth % seeds as usize) as u64 + 1,
+        );
         let run = once(scenario, Choice::Static(limit), seed, Some(1_000_000))?;
-        Ok((limit, run.sum(|_| true, |tally| tally.useful) as f64 / run.record.capacity.max(1) as f64))
+        Ok((
+            limit,
+            run.sum(|_| true, |tally| tally.useful) as f64 / run.record.capacity.max(1) as f64,
+        ))
     });
     let results: Vec<(u32, f64)> = results.into_iter().collect::<Result<_, WrongScenario>>()?;
     let of = |limit: u32| {
-        let values: Vec<f64> = results.iter().filter(|(other, _)| *other == limit).map(|(_, useful)| *useful).collect();
+        let values: Vec<f64> = results
+            .iter()
+            .filter(|(other, _)| *other == limit)
+            .map(|(_, useful)| *useful)
+            .collect();
         (limit, mean(&values))
     };
-    Ok(limits.iter().map(|limit| of(*limit)).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((1, 0.0)))
+    Ok(limits
+        .iter()
+        .map(|limit| of(*limit))
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .unwrap_or((1, 0.0)))
 }
 
 /// Row 1.
 pub(super) fn loads(effort: &Effort) -> Measured {
-    let loads: &[f64] =
-        if effort.quick { &[1.0, 2.0, 10.0, 50.0] } else { &[1.0, 1.2, 1.4, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0] };
-    let rivals = [Choice::Dagor, Choice::Gradient2, Choice::Envoy, Choice::Pid, Choice::Codel, Choice::Apf, Choice::None];
+    let loads: &[f64] = if effort.quick {
+        &[1.0, 2.0, 10.0, 50.0]
+    } else {
+        &[1.0, 1.2, 1.4, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0]
+    };
+    let rivals = [
+        Choice::Dagor,
+        Choice::Gradient2,
+        Choice::Envoy,
+        Choice::Pid,
+        Choice::Codel,
+        Choice::Apf,
+        Choice::None,
+    ];
     let mut figures = Vec::new();
     let mut remarks = vec![format!(
         "{CORES} cores, open loop, nobody repeats; 30 % everyday calls of classes 0 to 5, the rest in equal parts writes of 2 ms, LISTs \
@@ -79,7 +107,10 @@ pub(super) fn loads(effort: &Effort) -> Measured {
     for load in loads {
         let scenario = mix(*load)?;
         let (limit, best) = best_static(&scenario, effort.seeds.min(3))?;
-        let ours: Vec<f64> = useful(&scenario, Choice::Spillway, effort.seeds)?.iter().map(|value| value / best).collect();
+        let ours: Vec<f64> = useful(&scenario, Choice::Spillway, effort.seeds)?
+            .iter()
+            .map(|value| value / best)
+            .collect();
         let figure = Figure::new(format!("{load}×"), &ours, 100.0, 1, " %");
         figures.push(match load {
             load if *load <= 10.0 => figure.at_least(0.98, "98 %"),
@@ -110,7 +141,11 @@ fn alike(cores: usize, work_ms: f64) -> Result<Scenario, WrongScenario> {
     let in_time = (work_ms * 10.0).max(if work_ms < 50.0 { 1_000.0 } else { 10_000.0 });
     let gives_up = in_time * 2.0;
     // Long work earns its breadth one by one.
-    let (warm, long) = if work_ms < 50.0 { (10.0, 20.0) } else { (30.0 + cores as f64 * 2.0, 40.0 + work_ms / 50.0) };
+    let (warm, long) = if work_ms < 50.0 {
+        (10.0, 20.0)
+    } else {
+        (30.0 + cores as f64 * 2.0, 40.0 + work_ms / 50.0)
+    };
     let length = warm + long;
     scenario(&format!(
         "
@@ -140,10 +175,16 @@ pub(super) fn no_tuning(effort: &Effort) -> Measured {
         for work in works {
             let scenario = alike(*cores, *work)?;
             let (limit, best) = best_static(&scenario, 1)?;
-            let ours: Vec<f64> = useful(&scenario, Choice::Spillway, seeds)?.iter().map(|value| value / best).collect();
+            let ours: Vec<f64> = useful(&scenario, Choice::Spillway, seeds)?
+                .iter()
+                .map(|value| value / best)
+                .collect();
             let figure = Figure::new(format!("{cores} cores, {work} ms"), &ours, 100.0, 1, " %");
             figures.push(figure.at_least(0.95, "95 %"));
-            remarks.push(format!("{cores} cores, {work} ms: best static {limit}, {:.1} % of the server", best * 100.0));
+            remarks.push(format!(
+                "{cores} cores, {work} ms: best static {limit}, {:.1} % of the server",
+                best * 100.0
+            ));
         }
     }
     Ok((figures, remarks))

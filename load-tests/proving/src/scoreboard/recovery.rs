@@ -10,12 +10,17 @@ const STORM_ENDS: u64 = 50;
 const BACK: u64 = 40;
 
 fn after(run: &Outcome, second: u64) -> impl Iterator<Item = &Sample> {
-    run.record.samples.iter().filter(move |sample| sample.at > second * SECOND)
+    run.record
+        .samples
+        .iter()
+        .filter(move |sample| sample.at > second * SECOND)
 }
 
 /// When after that second somebody was refused for the last time, s.
 fn last_refusal(run: &Outcome, second: u64) -> f64 {
-    let last = after(run, second).filter(|sample| sample.shed.iter().any(|shed| *shed > 0)).last();
+    let last = after(run, second)
+        .filter(|sample| sample.shed.iter().any(|shed| *shed > 0))
+        .last();
     last.map_or(0.0, |sample| (sample.at - second * SECOND) as f64 / 1e6)
 }
 
@@ -25,7 +30,8 @@ fn unstable(run: &Outcome, second: u64) -> f64 {
     let samples: Vec<&Sample> = after(run, second).collect();
     let mut last = 0.0;
     for (nth, window) in samples.chunks(10).enumerate() {
-        let sum = |of: fn(&Sample) -> u64| window.iter().map(|sample| of(sample)).sum::<u64>() as f64;
+        let sum =
+            |of: fn(&Sample) -> u64| window.iter().map(|sample| of(sample)).sum::<u64>() as f64;
         let due = sum(|sample| sample.offered.iter().sum());
         let useful = sum(|sample| sample.useful.iter().sum());
         let probe = window.iter().map(|sample| sample.probe_ms).sum::<f64>() / window.len() as f64;
@@ -38,7 +44,12 @@ fn unstable(run: &Outcome, second: u64) -> f64 {
 
 /// Requests sent per call that wanted to be answered, in the half minute after the server is back.
 fn amplification(run: &Outcome) -> f64 {
-    let pending = run.record.samples.iter().filter(|sample| sample.at <= BACK * SECOND).last().map_or(0, |sample| sample.under_way);
+    let pending = run
+        .record
+        .samples
+        .iter()
+        .rfind(|sample| sample.at <= BACK * SECOND)
+        .map_or(0, |sample| sample.under_way);
     let within = || after(run, BACK).take_while(|sample| sample.at <= (BACK + 30) * SECOND);
     let requests: u64 = within().map(|sample| u64::from(sample.requests)).sum();
     let calls: u64 = within().map(|sample| u64::from(sample.calls)).sum();
@@ -73,11 +84,37 @@ events:
     let stormy = seeds(&storm, Choice::Spillway, effort, 100_000)?;
     let gone = seeds(&outage, Choice::Spillway, effort, 100_000)?;
     let figures = vec![
-        Figure::new("last refusal after the storm", &each(&stormy, |run| last_refusal(run, STORM_ENDS)), 1.0, 1, " s").at_most(2.0, "2 s"),
-        Figure::new("useful work below 95 % or probe above 20 ms, last after the outage", &each(&gone, |run| unstable(run, BACK)), 1.0, 0, " s")
-            .at_most(5.0, "5 s"),
-        Figure::new("last refusal after the outage", &each(&gone, |run| last_refusal(run, BACK)), 1.0, 1, " s"),
-        Figure::new("requests per call in the 30 s after it", &each(&gone, amplification), 1.0, 2, "").at_most(1.1, "1.1"),
+        Figure::new(
+            "last refusal after the storm",
+            &each(&stormy, |run| last_refusal(run, STORM_ENDS)),
+            1.0,
+            1,
+            " s",
+        )
+        .at_most(2.0, "2 s"),
+        Figure::new(
+            "useful work below 95 % or probe above 20 ms, last after the outage",
+            &each(&gone, |run| unstable(run, BACK)),
+            1.0,
+            0,
+            " s",
+        )
+        .at_most(5.0, "5 s"),
+        Figure::new(
+            "last refusal after the outage",
+            &each(&gone, |run| last_refusal(run, BACK)),
+            1.0,
+            1,
+            " s",
+        ),
+        Figure::new(
+            "requests per call in the 30 s after it",
+            &each(&gone, amplification),
+            1.0,
+            2,
+            "",
+        )
+        .at_most(1.1, "1.1"),
     ];
     let mut remarks = vec![
         "storm: 8 cores, 60 % everyday load, 10× for 30 s; outage: 10 s at 70 % of 8 cores, clients as client-go repeats (Retry-After, ten \
@@ -86,8 +123,14 @@ events:
             .into(),
     ];
     for rival in [Choice::None, Choice::Dagor, Choice::Envoy, Choice::Pid] {
-        let one = Effort { seeds: 1, ..*effort };
-        let (stormy, gone) = (seeds(&storm, rival, &one, 100_000)?, seeds(&outage, rival, &one, 100_000)?);
+        let one = Effort {
+            seeds: 1,
+            ..*effort
+        };
+        let (stormy, gone) = (
+            seeds(&storm, rival, &one, 100_000)?,
+            seeds(&outage, rival, &one, 100_000)?,
+        );
         if let (Some(stormy), Some(gone)) = (stormy.first(), gone.first()) {
             remarks.push(format!(
                 "{}: last refusal {:.1} s after the storm; after the outage unstable for {:.0} s, {:.2} requests per call",

@@ -29,13 +29,17 @@ clients:
 }
 
 fn during(run: &Outcome, from: u64, to: u64) -> impl Iterator<Item = &Sample> {
-    run.record.samples.iter().filter(move |sample| (from * SECOND..to * SECOND).contains(&sample.at))
+    run.record
+        .samples
+        .iter()
+        .filter(move |sample| (from * SECOND..to * SECOND).contains(&sample.at))
 }
 
 /// How long after the step the probe was above its target for the last time, ms.
 fn settled(run: &Outcome, target_ms: f64) -> f64 {
     let over = during(run, BEGINS, BEGINS + 6).filter(|sample| sample.probe_ms > target_ms);
-    over.last().map_or(0.0, |sample| (sample.at - BEGINS * SECOND) as f64 / 1e3)
+    over.last()
+        .map_or(0.0, |sample| (sample.at - BEGINS * SECOND) as f64 / 1e3)
 }
 
 /// The longest time without a break that the probe was above its target during the storm, ms.
@@ -54,11 +58,16 @@ fn longest(run: &Outcome, target_ms: f64) -> f64 {
 /// Share of the storm's time that the probe was above its target.
 fn over(run: &Outcome, target_ms: f64) -> f64 {
     let all = during(run, BEGINS, 50).count().max(1);
-    during(run, BEGINS, 50).filter(|sample| sample.probe_ms > target_ms).count() as f64 / all as f64
+    during(run, BEGINS, 50)
+        .filter(|sample| sample.probe_ms > target_ms)
+        .count() as f64
+        / all as f64
 }
 
 fn backlog(run: &Outcome) -> f64 {
-    during(run, BEGINS, 50).map(|sample| sample.backlog_ms).fold(0.0, f64::max)
+    during(run, BEGINS, 50)
+        .map(|sample| sample.backlog_ms)
+        .fold(0.0, f64::max)
 }
 
 /// Row 2.
@@ -67,20 +76,65 @@ pub(super) fn storm(effort: &Effort) -> Measured {
     let runs = seeds(&scenario, Choice::Spillway, effort, 50_000)?;
     let below_two = |population: &Population| population.call.class.0 < 2 && !population.culprit;
     let figures = vec![
-        Figure::new("most work of classes 0–1 under way", &each(&runs, backlog), 1.0, 1, " ms of the server")
-            .at_most(100.0, "100 ms"),
-        Figure::new("probe last above 20 ms within 6 s of the step", &each(&runs, |run| settled(run, 20.0)), 1.0, 0, " ms after it")
-            .at_most(250.0, "250 ms"),
-        Figure::new("longest the probe stayed above 20 ms in the 30 s of the storm", &each(&runs, |run| longest(run, 20.0)), 1.0, 0, " ms")
-            .at_most(250.0, "250 ms"),
-        Figure::new("probe above 20 ms", &each(&runs, |run| over(run, 20.0)), 100.0, 1, " % of the storm"),
-        Figure::new("p99 of classes 0–1", &each(&runs, |run| run.latency(below_two, 0.99) as f64 / 1e3), 1.0, 1, " ms"),
+        Figure::new(
+            "most work of classes 0–1 under way",
+            &each(&runs, backlog),
+            1.0,
+            1,
+            " ms of the server",
+        )
+        .at_most(100.0, "100 ms"),
+        Figure::new(
+            "probe last above 20 ms within 6 s of the step",
+            &each(&runs, |run| settled(run, 20.0)),
+            1.0,
+            0,
+            " ms after it",
+        )
+        .at_most(250.0, "250 ms"),
+        Figure::new(
+            "longest the probe stayed above 20 ms in the 30 s of the storm",
+            &each(&runs, |run| longest(run, 20.0)),
+            1.0,
+            0,
+            " ms",
+        )
+        .at_most(250.0, "250 ms"),
+        Figure::new(
+            "probe above 20 ms",
+            &each(&runs, |run| over(run, 20.0)),
+            100.0,
+            1,
+            " % of the storm",
+        ),
+        Figure::new(
+            "p99 of classes 0–1",
+            &each(&runs, |run| run.latency(below_two, 0.99) as f64 / 1e3),
+            1.0,
+            1,
+            " ms",
+        ),
     ];
     let mut remarks = vec![format!(
         "{CORES} cores, 50 % everyday load of 500 nodes, then 10× (nine parts LISTs of 200 ms, one part writes), 30 s"
     )];
-    for rival in [Choice::None, Choice::Dagor, Choice::Pid, Choice::Codel, Choice::Envoy, Choice::Gradient2] {
-        let runs = seeds(&scenario, rival, &Effort { seeds: 1, ..*effort }, 50_000)?;
+    for rival in [
+        Choice::None,
+        Choice::Dagor,
+        Choice::Pid,
+        Choice::Codel,
+        Choice::Envoy,
+        Choice::Gradient2,
+    ] {
+        let runs = seeds(
+            &scenario,
+            rival,
+            &Effort {
+                seeds: 1,
+                ..*effort
+            },
+            50_000,
+        )?;
         let Some(run) = runs.first() else { continue };
         remarks.push(format!(
             "{}: {:.0} ms of classes 0–1 under way, probe above 20 ms {:.0} % of the storm, p99 of classes 0–1 {:.0} ms",
@@ -97,12 +151,23 @@ pub(super) fn storm(effort: &Effort) -> Measured {
 pub(super) fn reserved(effort: &Effort) -> Measured {
     let on_call = |population: &Population| population.name == "on-call";
     let p99 = |runs: &[Outcome]| each(runs, |run| run.latency(on_call, 0.99) as f64 / 1e3);
-    let calm = p99(&seeds(&stepped(0.5, 21, 50)?, Choice::Spillway, effort, SECOND)?);
+    let calm = p99(&seeds(
+        &stepped(0.5, 21, 50)?,
+        Choice::Spillway,
+        effort,
+        SECOND,
+    )?);
     let mut storm = stepped(100.0, 50, 50)?;
     storm.warm_up = crate::units::Span(std::time::Duration::from_secs(BEGINS));
     let runs = seeds(&storm, Choice::Spillway, effort, SECOND)?;
-    let above: Vec<f64> = p99(&runs).iter().zip(&calm).map(|(storm, calm)| storm - calm).collect();
-    let refused = each(&runs, |run| (run.record.reserved_refused + run.sum(on_call, |tally| tally.lost + tally.gave_up)) as f64);
+    let above: Vec<f64> = p99(&runs)
+        .iter()
+        .zip(&calm)
+        .map(|(storm, calm)| storm - calm)
+        .collect();
+    let refused = each(&runs, |run| {
+        (run.record.reserved_refused + run.sum(on_call, |tally| tally.lost + tally.gave_up)) as f64
+    });
     let figures = vec![
         Figure::new("refused or lost", &refused, 1.0, 0, "").at_most(0.0, "0"),
         Figure::new("p99 above calm", &above, 1.0, 1, " ms").at_most(5.0, "5 ms"),
@@ -120,7 +185,12 @@ pub(super) fn reserved(effort: &Effort) -> Measured {
 pub(super) fn inversions(effort: &Effort) -> Measured {
     let mut all = Vec::new();
     for load in [2.0, 10.0] {
-        all.push(seeds(&stepped(load, 50, 60)?, Choice::Spillway, effort, SECOND)?);
+        all.push(seeds(
+            &stepped(load, 50, 60)?,
+            Choice::Spillway,
+            effort,
+            SECOND,
+        )?);
     }
     for name in ["openai-2024-12-11", "whale-attack", "create-storm"] {
         if let Some(scenario) = Scenario::builtin(name) {
@@ -129,13 +199,37 @@ pub(super) fn inversions(effort: &Effort) -> Measured {
     }
     let sum = |of: &dyn Fn(&Outcome) -> u64| -> Vec<f64> {
         (0..effort.seeds as usize)
-            .map(|seed| all.iter().filter_map(|runs| runs.get(seed)).map(of).sum::<u64>() as f64)
+            .map(|seed| {
+                all.iter()
+                    .filter_map(|runs| runs.get(seed))
+                    .map(of)
+                    .sum::<u64>() as f64
+            })
             .collect()
     };
     let figures = vec![
-        Figure::new("inversions", &sum(&|run| run.record.inversions[1]), 1.0, 0, "").at_most(0.0, "0"),
-        Figure::new("of these within one kind (short or long)", &sum(&|run| run.record.inversions[0]), 1.0, 0, ""),
-        Figure::new("decisions", &sum(&|run| run.record.decisions), 1e-6, 2, " million per seed"),
+        Figure::new(
+            "inversions",
+            &sum(&|run| run.record.inversions[1]),
+            1.0,
+            0,
+            "",
+        )
+        .at_most(0.0, "0"),
+        Figure::new(
+            "of these within one kind (short or long)",
+            &sum(&|run| run.record.inversions[0]),
+            1.0,
+            0,
+            "",
+        ),
+        Figure::new(
+            "decisions",
+            &sum(&|run| run.record.decisions),
+            1e-6,
+            2,
+            " million per seed",
+        ),
     ];
     let mut patterns = std::collections::BTreeMap::new();
     for (pattern, count) in all.iter().flatten().flat_map(|run| &run.record.patterns) {
@@ -145,7 +239,11 @@ pub(super) fn inversions(effort: &Effort) -> Measured {
     by.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let kind = |long: bool| if long { "long" } else { "short" };
     let by = by.iter().take(6).map(|(pattern, count)| {
-        let waited = if pattern.waited { "after waiting" } else { "at once" };
+        let waited = if pattern.waited {
+            "after waiting"
+        } else {
+            "at once"
+        };
         format!(
             "{count} × {} of class {} refused {waited}, {} of class {} admitted",
             kind(pattern.long),

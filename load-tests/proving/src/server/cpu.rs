@@ -152,7 +152,10 @@ impl Cpu {
         let hops = work.hops.max(1);
         let per_hop = (work.time / u64::from(hops)).max(1);
         let place = self.vacant.pop().unwrap_or(self.tasks.len() as u32);
-        let generation = self.tasks.get(place as usize).map_or(0, |task| task.generation);
+        let generation = self
+            .tasks
+            .get(place as usize)
+            .map_or(0, |task| task.generation);
         let task = Task {
             owner,
             generation,
@@ -233,7 +236,12 @@ impl Cpu {
             return 0;
         }
         // No turn lasts longer than the pauses in it and its own length.
-        let oldest = self.turns.iter().map(|(began, _)| *began).min().unwrap_or(now);
+        let oldest = self
+            .turns
+            .iter()
+            .map(|(began, _)| *began)
+            .min()
+            .unwrap_or(now);
         self.pauses.retain(|(at, _)| *at >= oldest);
         let (began, added) = self.turns[usize::from(core)];
         let during = |at: u64| at >= began && at < now;
@@ -298,7 +306,13 @@ impl Cpu {
             }
             self.running[usize::from(core)] = Some(job);
             self.turns[usize::from(core)] = (start, 0);
-            self.schedule(start + slice, Event::TurnEnds { core, slice: slice as u32 });
+            self.schedule(
+                start + slice,
+                Event::TurnEnds {
+                    core,
+                    slice: slice as u32,
+                },
+            );
         }
     }
 
@@ -320,7 +334,11 @@ mod tests {
     const MS: u64 = 1_000;
 
     fn work(ms: u64, hops: u32) -> Work {
-        Work { time: ms * MS, hops, wait: 0 }
+        Work {
+            time: ms * MS,
+            hops,
+            wait: 0,
+        }
     }
 
     /// Runs until nothing is left; who ended when.
@@ -339,7 +357,11 @@ mod tests {
         for cores in [1, 3, 16] {
             let mut cpu = Cpu::new(cores);
             for owner in 0..100 {
-                cpu.start(owner * 333, owner, work(1 + owner % 50, 1 + (owner % 5) as u32));
+                cpu.start(
+                    owner * 333,
+                    owner,
+                    work(1 + owner % 50, 1 + (owner % 5) as u32),
+                );
             }
             let asked: u64 = (0..100)
                 .map(|n| {
@@ -372,7 +394,10 @@ mod tests {
             cpu.start(0, owner, work(10_000, 1));
         }
         cpu.start(MS, 99, work(1, 1));
-        let at = run(&mut cpu).iter().find(|(owner, _)| *owner == 99).map(|(_, at)| *at);
+        let at = run(&mut cpu)
+            .iter()
+            .find(|(owner, _)| *owner == 99)
+            .map(|(_, at)| *at);
         assert_eq!(at, Some(101 * MS));
     }
 
@@ -394,7 +419,15 @@ mod tests {
     fn a_wait_for_etcd_uses_no_core() {
         let mut cpu = Cpu::new(1);
         for owner in 0..10 {
-            cpu.start(0, owner, Work { time: 2 * MS, hops: 2, wait: 50 * MS });
+            cpu.start(
+                0,
+                owner,
+                Work {
+                    time: 2 * MS,
+                    hops: 2,
+                    wait: 50 * MS,
+                },
+            );
         }
         let last = run(&mut cpu).last().map(|(_, at)| *at);
         assert!(last < Some(75 * MS), "{last:?}");

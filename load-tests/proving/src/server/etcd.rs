@@ -13,7 +13,10 @@ pub struct EtcdSettings {
 
 impl Default for EtcdSettings {
     fn default() -> Self {
-        Self { latency: 2_000, writes_per_second: 10_000.0 }
+        Self {
+            latency: 2_000,
+            writes_per_second: 10_000.0,
+        }
     }
 }
 
@@ -29,7 +32,11 @@ impl Etcd {
     /// Idle.
     #[must_use]
     pub const fn new(settings: EtcdSettings) -> Self {
-        Self { settings, stalled_until: 0, disk_free: 0 }
+        Self {
+            settings,
+            stalled_until: 0,
+            disk_free: 0,
+        }
     }
 
     /// Nothing is answered for so long: a compaction, a slow disk, an election.
@@ -56,7 +63,10 @@ mod tests {
 
     #[test]
     fn a_stall_holds_everything_up_and_writes_queue_for_the_disk() {
-        let settings = EtcdSettings { latency: 0, writes_per_second: 100.0 };
+        let settings = EtcdSettings {
+            latency: 0,
+            writes_per_second: 100.0,
+        };
         let mut etcd = Etcd::new(settings);
         let mut random = Rng::with_seed(1);
         let waits: Vec<u64> = (0..3).map(|_| etcd.wait(0, true, &mut random)).collect();

@@ -65,7 +65,9 @@ impl ClientState {
 
 impl World {
     fn client(&mut self, population: u32, client: u32) -> Option<&mut ClientState> {
-        self.clients.get_mut(population as usize)?.get_mut(client as usize)
+        self.clients
+            .get_mut(population as usize)?
+            .get_mut(client as usize)
     }
 
     /// It is a client's time to act.
@@ -76,7 +78,9 @@ impl World {
         if self.now >= until {
             return;
         }
-        let Some(state) = self.client(population, client) else { return };
+        let Some(state) = self.client(population, client) else {
+            return;
+        };
         state.busy = true;
         state.watching = false;
         // What the server has forgotten, or the client never knew, must be listed.
@@ -92,7 +96,11 @@ impl World {
             Sends::PerSecond(_) => {}
             Sends::Every(period) => self.again_in_rhythm(population, client, period),
             Sends::Again(pause) => {
-                let pause = if end == End::Served { pause } else { pause.max(SECOND) };
+                let pause = if end == End::Served {
+                    pause
+                } else {
+                    pause.max(SECOND)
+                };
                 let jitter = self.random.u64(0..=pause / 5);
                 self.wake(population, client, self.now + pause - pause / 10 + jitter);
             }
@@ -112,7 +120,9 @@ impl World {
     /// Keeps to the rhythm whatever the last call took.
     fn again_in_rhythm(&mut self, population: u32, client: u32, period: u64) {
         let now = self.now;
-        let Some(state) = self.client(population, client) else { return };
+        let Some(state) = self.client(population, client) else {
+            return;
+        };
         state.due = (state.due + period).max(now);
         let due = state.due;
         self.at(due, Event::Client { population, client });
@@ -120,7 +130,9 @@ impl World {
 
     fn kubelet_goes_on(&mut self, population: u32, client: u32, end: End) {
         let now = self.now;
-        let Some(state) = self.client(population, client) else { return };
+        let Some(state) = self.client(population, client) else {
+            return;
+        };
         if end == End::Served {
             let lapsed = now.saturating_sub(state.last) > NODE_GRACE;
             state.last = now;
@@ -140,7 +152,9 @@ impl World {
 
     fn leader_goes_on(&mut self, population: u32, client: u32, relist: Option<usize>, end: End) {
         let now = self.now;
-        let Some(state) = self.client(population, client) else { return };
+        let Some(state) = self.client(population, client) else {
+            return;
+        };
         if end == End::Served {
             state.last = now;
             return self.again_in_rhythm(population, client, LEADER_RETRY);
@@ -179,7 +193,9 @@ impl World {
 
     fn informer_goes_on(&mut self, population: u32, client: u32, watch: bool, end: End) {
         let (now, generation) = (self.now, self.generation);
-        let Some(state) = self.client(population, client) else { return };
+        let Some(state) = self.client(population, client) else {
+            return;
+        };
         if end == End::Served && !watch {
             state.generation = generation;
             state.last = now;
@@ -207,7 +223,10 @@ impl World {
     /// All watches break.
     pub(super) fn break_watches(&mut self) {
         for population in 0..self.populations.len() as u32 {
-            if matches!(self.populations[population as usize].sends, Sends::Informer { .. }) {
+            if matches!(
+                self.populations[population as usize].sends,
+                Sends::Informer { .. }
+            ) {
                 for client in 0..self.clients[population as usize].len() as u32 {
                     self.break_watch(population, client, self.now);
                 }
@@ -217,7 +236,9 @@ impl World {
 
     fn break_watch(&mut self, population: u32, client: u32, from: u64) {
         let pause = u64::from(FIRST_BACKOFF) + self.random.u64(0..u64::from(FIRST_BACKOFF));
-        let Some(state) = self.client(population, client) else { return };
+        let Some(state) = self.client(population, client) else {
+            return;
+        };
         if !state.watching || state.busy || from < state.due {
             return;
         }

@@ -9,7 +9,11 @@ use crate::population::Sends;
 use crate::server::cpu::Work;
 
 /// A probe's core time, µs, and hops.
-const PROBE: Work = Work { time: 400, hops: 2, wait: 0 };
+const PROBE: Work = Work {
+    time: 400,
+    hops: 2,
+    wait: 0,
+};
 /// Probes under way at once.
 const MOST_PROBES: usize = 8;
 /// The proxy gives a probe up after this, µs.
@@ -21,12 +25,20 @@ impl World {
             Event::Arrive(population) => self.arrive(population),
             Event::Client { population, client } => self.client_acts(population, client),
             Event::Resend(id) => {
-                if self.requests.get(id).is_some_and(|request| request.stage == Stage::Sleeping) {
+                if self
+                    .requests
+                    .get(id)
+                    .is_some_and(|request| request.stage == Stage::Sleeping)
+                {
                     self.send(id);
                 }
             }
             Event::Read(id) => {
-                if self.requests.get(id).is_some_and(|request| request.stage == Stage::Reading) {
+                if self
+                    .requests
+                    .get(id)
+                    .is_some_and(|request| request.stage == Stage::Reading)
+                {
                     self.answered(id);
                 }
             }
@@ -55,7 +67,9 @@ impl World {
 
     fn arrive(&mut self, population: u32) {
         let who = &self.populations[population as usize];
-        let Sends::PerSecond(rate) = who.sends else { return };
+        let Sends::PerSecond(rate) = who.sends else {
+            return;
+        };
         if self.now >= who.until {
             return;
         }
@@ -115,7 +129,8 @@ impl World {
             self.probing += 1;
             self.cpu.start(self.now, owner, PROBE);
         } else {
-            self.tracker.failed(probe, Time(self.clock()), Failure::Connect);
+            self.tracker
+                .failed(probe, Time(self.clock()), Failure::Connect);
         }
     }
 
@@ -127,7 +142,8 @@ impl World {
             self.probe_sent.pop_front();
             if let Some(probe) = self.probes.remove(owner & !PROBES) {
                 self.probing -= 1;
-                self.tracker.failed(probe, Time(self.clock()), Failure::Timeout);
+                self.tracker
+                    .failed(probe, Time(self.clock()), Failure::Timeout);
             }
         }
     }
@@ -166,7 +182,15 @@ impl World {
             self.collectors = workers;
             let time = work / u64::from(workers);
             for _ in 0..workers {
-                self.cpu.start(self.now, COLLECTIONS, Work { time, hops: 1, wait: 0 });
+                self.cpu.start(
+                    self.now,
+                    COLLECTIONS,
+                    Work {
+                        time,
+                        hops: 1,
+                        wait: 0,
+                    },
+                );
             }
         }
     }
@@ -190,7 +214,8 @@ impl World {
         self.memory.empty();
         for probe in self.probes.ids() {
             if let Some(probe) = self.probes.remove(probe) {
-                self.tracker.failed(probe, Time(self.clock()), Failure::Refused);
+                self.tracker
+                    .failed(probe, Time(self.clock()), Failure::Refused);
             }
         }
         self.probing = 0;

@@ -70,7 +70,9 @@ impl World {
     pub(super) fn send(&mut self, id: u64) {
         let (now, clock) = (self.now, self.clock());
         let after = self.inversions.decisions();
-        let Some(request) = self.requests.get_mut(id) else { return };
+        let Some(request) = self.requests.get_mut(id) else {
+            return;
+        };
         request.stage = Stage::Waiting;
         request.sent = now;
         request.after = after;
@@ -106,7 +108,9 @@ impl World {
     }
 
     fn judged(&mut self, id: u64, verdict: Verdict) {
-        let Some(request) = self.requests.get(id).copied() else { return };
+        let Some(request) = self.requests.get(id).copied() else {
+            return;
+        };
         if request.stage != Stage::Waiting {
             return;
         }
@@ -118,9 +122,22 @@ impl World {
                 let work = self.controller.refusal_work();
                 if work > 0 && self.up {
                     // Authenticated before it was refused; nobody waits for the end of it.
-                    self.cpu.start(self.now, u64::MAX, Work { time: work, hops: 1, wait: 0 });
+                    self.cpu.start(
+                        self.now,
+                        u64::MAX,
+                        Work {
+                            time: work,
+                            hops: 1,
+                            wait: 0,
+                        },
+                    );
                 }
-                self.come_back(id, &request, retry_after.map(|seconds| u64::from(seconds) * SECOND), true);
+                self.come_back(
+                    id,
+                    &request,
+                    retry_after.map(|seconds| u64::from(seconds) * SECOND),
+                    true,
+                );
             }
         }
     }
@@ -143,7 +160,15 @@ impl World {
             Etcd::Write => self.etcd.wait(self.now, true, &mut self.random),
         };
         let held = self.memory.of_answer(request.bytes);
-        let job = self.cpu.start(self.now, id, Work { time: request.work, hops, wait });
+        let job = self.cpu.start(
+            self.now,
+            id,
+            Work {
+                time: request.work,
+                hops,
+                wait,
+            },
+        );
         let now = self.now;
         if let Some(request) = self.requests.get_mut(id) {
             request.stage = Stage::Running(job);
@@ -158,10 +183,19 @@ impl World {
     fn not_there(&mut self, id: u64) {
         self.connect_failures += 1;
         let clock = self.clock();
-        let seen = Seen { bytes: 0, service: 0 };
-        self.controller.ended(id, Ending::Failed, seen, clock, &mut self.decided);
-        let Some(request) = self.requests.get(id).copied() else { return };
-        let told = self.controller.is_proxy().then(|| (1 + self.random.u64(0..AWAY_RETRY)) * SECOND);
+        let seen = Seen {
+            bytes: 0,
+            service: 0,
+        };
+        self.controller
+            .ended(id, Ending::Failed, seen, clock, &mut self.decided);
+        let Some(request) = self.requests.get(id).copied() else {
+            return;
+        };
+        let told = self
+            .controller
+            .is_proxy()
+            .then(|| (1 + self.random.u64(0..AWAY_RETRY)) * SECOND);
         self.come_back(id, &request, told, false);
     }
 
@@ -187,7 +221,9 @@ impl World {
 
     /// A request's core time is done.
     pub(super) fn served(&mut self, id: u64) {
-        let Some(request) = self.requests.get_mut(id) else { return };
+        let Some(request) = self.requests.get_mut(id) else {
+            return;
+        };
         let population = request.population as usize;
         let reads_for = self.populations[population].reads_for;
         if reads_for > 0 {
@@ -201,10 +237,16 @@ impl World {
 
     /// A request's answer has arrived.
     pub(super) fn answered(&mut self, id: u64) {
-        let Some(request) = self.requests.get(id).copied() else { return };
-        let seen = Seen { bytes: request.bytes, service: self.now - request.started };
+        let Some(request) = self.requests.get(id).copied() else {
+            return;
+        };
+        let seen = Seen {
+            bytes: request.bytes,
+            service: self.now - request.started,
+        };
         let clock = self.clock();
-        self.controller.ended(id, Ending::Served, seen, clock, &mut self.decided);
+        self.controller
+            .ended(id, Ending::Served, seen, clock, &mut self.decided);
         self.let_go(&request);
         self.end(id, End::Served);
     }
@@ -218,14 +260,20 @@ impl World {
 
     /// The connection broke under it.
     pub(super) fn broke(&mut self, id: u64) {
-        let Some(request) = self.requests.get(id).copied() else { return };
+        let Some(request) = self.requests.get(id).copied() else {
+            return;
+        };
         if !matches!(request.stage, Stage::Running(_) | Stage::Reading) {
             return;
         }
         self.connect_failures += 1;
-        let seen = Seen { bytes: 0, service: 0 };
+        let seen = Seen {
+            bytes: 0,
+            service: 0,
+        };
         let clock = self.clock();
-        self.controller.ended(id, Ending::Failed, seen, clock, &mut self.decided);
+        self.controller
+            .ended(id, Ending::Failed, seen, clock, &mut self.decided);
         let told = self.call(&request).read.then_some(BROKEN_PAUSE);
         self.come_back(id, &request, told, false);
     }
@@ -244,18 +292,28 @@ impl World {
     }
 
     fn gives_up(&mut self, id: u64) {
-        let Some(request) = self.requests.get(id).copied() else { return };
+        let Some(request) = self.requests.get(id).copied() else {
+            return;
+        };
         let clock = self.clock();
         match request.stage {
             Stage::Running(job) => {
                 self.cpu.cancel(job);
-                let seen = Seen { bytes: 0, service: self.now - request.started };
-                self.controller.ended(id, Ending::Cancelled, seen, clock, &mut self.decided);
+                let seen = Seen {
+                    bytes: 0,
+                    service: self.now - request.started,
+                };
+                self.controller
+                    .ended(id, Ending::Cancelled, seen, clock, &mut self.decided);
                 self.let_go(&request);
             }
             Stage::Reading => {
-                let seen = Seen { bytes: request.bytes, service: self.now - request.started };
-                self.controller.ended(id, Ending::Cancelled, seen, clock, &mut self.decided);
+                let seen = Seen {
+                    bytes: request.bytes,
+                    service: self.now - request.started,
+                };
+                self.controller
+                    .ended(id, Ending::Cancelled, seen, clock, &mut self.decided);
                 self.let_go(&request);
             }
             Stage::Waiting => self.controller.withdrawn(id, clock, &mut self.decided),
@@ -265,7 +323,9 @@ impl World {
     }
 
     fn end(&mut self, id: u64, end: End) {
-        let Some(request) = self.requests.remove(id) else { return };
+        let Some(request) = self.requests.remove(id) else {
+            return;
+        };
         self.count_end(&request, end);
         self.client_goes_on(request.population, request.client, request.watch, end);
     }

@@ -107,7 +107,9 @@ impl World {
             self.sample.victims += 1;
         }
         let work = request.work;
-        let Some(tally) = self.tally(request) else { return };
+        let Some(tally) = self.tally(request) else {
+            return;
+        };
         match end {
             End::Served => {
                 tally.served += 1;
@@ -131,10 +133,14 @@ impl World {
     /// What is still under way at the end: too late, or not to be counted.
     pub(super) fn count_unfinished(&mut self) {
         for id in self.requests.ids() {
-            let Some(request) = self.requests.get(id).copied() else { continue };
+            let Some(request) = self.requests.get(id).copied() else {
+                continue;
+            };
             let in_time = self.populations[request.population as usize].in_time;
             let late = self.now - request.due.min(self.now) > in_time;
-            let Some(tally) = self.tally(&request) else { continue };
+            let Some(tally) = self.tally(&request) else {
+                continue;
+            };
             if late {
                 tally.gave_up += 1;
             } else {
