@@ -157,6 +157,9 @@ pub fn scoreboard(options: &Scoreboard, allocations: Option<fn() -> u64>) -> Res
         } else {
             "not reached"
         };
+        for figure in &row.figures {
+            eprintln!("  {}: {} {}", figure.what, figure.shown, figure.goal);
+        }
         eprintln!(
             "row {}: {reached} ({} s)",
             row.number,

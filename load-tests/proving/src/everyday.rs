@@ -247,6 +247,8 @@ pub(crate) fn of(scenario: &Scenario) -> Vec<Clients> {
             all.push(Clients {
                 bytes: Some(Size(bytes)),
                 reserved: name == "reserved",
+                // As many pods, or one that repeats itself would be taken for all of them.
+                count: (!matches!(who(), Who::Node)).then_some(20),
                 // Three of each, or fairness between tenants would have nothing to do.
                 tenants: if matches!(who(), Who::ServiceAccount(_)) && name.starts_with("workload")
                 {

@@ -19,7 +19,7 @@ faults: {{estimates: 0.5, pause_every: 30s, pause: 15ms, compaction_every: 5m, c
         ))
     };
     let (mut figures, mut remarks) = (Vec::new(), Vec::new());
-    for (load, hours) in [(0.9, hours), (0.7, hours.min(2))] {
+    for (load, hours) in [(0.9, hours), (0.7, hours.min(6))] {
         let runs = seeds(&at(load, hours)?, Choice::Spillway, effort, 10 * SECOND)?;
         let shed = each(&runs, |run| run.sum(|_| true, |tally| tally.shed) as f64);
         let per_million = each(&runs, |run| {

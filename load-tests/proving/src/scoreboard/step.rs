@@ -115,9 +115,14 @@ pub(super) fn storm(effort: &Effort) -> Measured {
             " ms",
         ),
     ];
-    let mut remarks = vec![format!(
+    let mut remarks = vec![
+        "the breadth starts at one LIST and is earned, so the first seconds are calm; later it grows past the knee, the probe's median tells after 250 ms, \
+         and after a brake the tuner waits up to 3 s until what runs beyond the new bound has ended, while the probe stays above its target"
+            .into(),
+    ];
+    remarks.push(format!(
         "{CORES} cores, 50 % everyday load of 500 nodes, then 10× (nine parts LISTs of 200 ms, one part writes), 30 s"
-    )];
+    ));
     for rival in [
         Choice::None,
         Choice::Dagor,

@@ -19,6 +19,9 @@ const LAST_BACKOFF: u32 = 30_000_000;
 /// After this long without a failure it begins anew.
 const BACKOFF_RESET: u64 = 120 * SECOND;
 
+/// An informer that knows nothing yet.
+const UNLISTED: u32 = u32::MAX;
+
 /// How a call ended for its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -56,7 +59,7 @@ impl ClientState {
             last: due,
             tries: 0,
             backoff: FIRST_BACKOFF,
-            generation: if listed { 0 } else { u32::MAX },
+            generation: if listed { 0 } else { UNLISTED },
             busy: false,
             watching: true,
         }
@@ -74,7 +77,6 @@ impl World {
     pub(super) fn client_acts(&mut self, population: u32, client: u32) {
         let who = &self.populations[population as usize];
         let (until, informs) = (who.until, matches!(who.sends, Sends::Informer { .. }));
-        let generation = self.generation;
         if self.now >= until {
             return;
         }
@@ -83,8 +85,8 @@ impl World {
         };
         state.busy = true;
         state.watching = false;
-        // What the server has forgotten, or the client never knew, must be listed.
-        let lists = state.generation != generation;
+        // That the server has forgotten where it was, it learns only when it tries to watch.
+        let lists = state.generation == UNLISTED;
         let due = if informs { self.now } else { state.due };
         self.begin(population, client, informs && !lists, due);
     }
@@ -249,10 +251,9 @@ impl World {
 
     /// The process they belong to starts anew and has to list everything.
     fn restart_informers(&mut self, population: u32, at: u64) {
-        let stale = self.generation.wrapping_sub(1);
         for client in 0..self.clients[population as usize].len() as u32 {
             if let Some(state) = self.client(population, client) {
-                state.generation = stale;
+                state.generation = UNLISTED;
             }
             self.break_watch(population, client, at);
         }
