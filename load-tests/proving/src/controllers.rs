@@ -32,6 +32,8 @@ pub enum Choice {
     Apf,
     /// At most so many requests at once, whatever they are.
     Static(u32),
+    /// The same without a queue.
+    Bare(u32),
     /// DAGOR as published.
     Dagor,
     /// Netflix' Gradient2.
@@ -73,6 +75,7 @@ impl Choice {
             Self::None => "none".into(),
             Self::Apf => "apf".into(),
             Self::Static(limit) => format!("static-{limit}"),
+            Self::Bare(limit) => format!("bare-{limit}"),
             Self::Dagor => "dagor".into(),
             Self::Gradient2 => "gradient2".into(),
             Self::Envoy => "envoy".into(),
@@ -84,15 +87,15 @@ impl Choice {
         }
     }
 
-    /// The controller of that name; `static-20` for a limit of 20.
+    /// The controller of that name; `static-20` for a limit of 20, `bare-20` for one without a queue.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
+        let number = |limit: &str| limit.parse().ok().filter(|limit| *limit > 0);
         if let Some(limit) = name.strip_prefix("static-") {
-            return limit
-                .parse()
-                .ok()
-                .filter(|limit| *limit > 0)
-                .map(Self::Static);
+            return number(limit).map(Self::Static);
+        }
+        if let Some(limit) = name.strip_prefix("bare-") {
+            return number(limit).map(Self::Bare);
         }
         Self::ALL
             .into_iter()
@@ -111,7 +114,8 @@ impl Choice {
             Self::AlwaysMin => Box::new(Spillway::new(Tuning::AlwaysMin, setup.seed)),
             Self::None => Box::new(none::Nothing),
             Self::Apf => Box::new(apf::Apf::new()),
-            Self::Static(limit) => Box::new(limit::Limit::new(limit)),
+            Self::Static(limit) => Box::new(limit::Limit::new(limit, true)),
+            Self::Bare(limit) => Box::new(limit::Limit::new(limit, false)),
             Self::Dagor => Box::new(dagor::Dagor::new()),
             Self::Gradient2 => Box::new(gradient::Gradient::new()),
             Self::Envoy => Box::new(envoy::Envoy::new(setup.seed)),

@@ -112,6 +112,8 @@ pub struct Record {
     pub tallies: Vec<Tally>,
     /// Curves.
     pub samples: Vec<Sample>,
+    /// From when to when was counted, µs.
+    pub counted: (u64, u64),
     /// Core time there was, µs.
     pub capacity: u64,
     /// Times the server was killed for its memory.
@@ -135,6 +137,7 @@ impl Record {
         Self {
             tallies: tenants.map(Tally::new).collect(),
             samples: Vec::new(),
+            counted: (0, 0),
             capacity: 0,
             killed: 0,
             memory: 0.0,

@@ -145,10 +145,21 @@ impl Outcome {
         self.in_time(|population| !population.culprit)
     }
 
-    /// Work answered in time, as a share of what was asked for or could be done, whichever is less.
+    /// Work answered in time, as a share of what was asked for or could be done, whichever is less. Who begins again whenever
+    /// it is answered asks for all there is as long as it is there.
     #[must_use]
     pub fn useful(&self) -> f64 {
-        let offered = self.sum(|_| true, |tally| tally.offered_work);
+        let (from, until) = self.record.counted;
+        let again = |population: &&Population| matches!(population.sends, Sends::Again(_));
+        let all_there_is = self.populations.iter().filter(again).map(|population| {
+            let there = population
+                .until
+                .min(until)
+                .saturating_sub(population.from.max(from));
+            (self.record.capacity as f64 * there as f64 / (until - from).max(1) as f64) as u64
+        });
+        let offered = self.sum(|population| !again(&population), |tally| tally.offered_work)
+            + all_there_is.sum::<u64>();
         let could = offered.min(self.record.capacity).max(1);
         self.sum(|_| true, |tally| tally.useful) as f64 / could as f64
     }

@@ -302,6 +302,7 @@ impl World {
         self.count_capacity();
         self.count_unfinished();
         self.inversions.settle(u64::MAX);
+        self.record.counted = (self.scenario.warm_up.micros(), self.until);
         self.record.inversions = self.inversions.found();
         self.record.patterns = self.inversions.patterns().clone();
         self.record.decisions = self.inversions.decisions();

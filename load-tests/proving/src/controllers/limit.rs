@@ -88,15 +88,17 @@ impl Places {
 #[derive(Debug)]
 pub struct Limit {
     limit: u32,
+    most_waiting: usize,
     places: Places,
 }
 
 impl Limit {
-    /// So many at once.
+    /// So many at once; whether others may wait.
     #[must_use]
-    pub fn new(limit: u32) -> Self {
+    pub fn new(limit: u32, waits: bool) -> Self {
         Self {
             limit,
+            most_waiting: if waits { MOST_WAITING } else { 0 },
             places: Places::default(),
         }
     }
@@ -110,7 +112,7 @@ impl Controller for Limit {
             SHORT_PATIENCE
         };
         self.places
-            .offer(arrival.id, now + patience, self.limit, MOST_WAITING)
+            .offer(arrival.id, now + patience, self.limit, self.most_waiting)
     }
 
     fn ended(&mut self, _: u64, _: Ending, _: Seen, now: u64, out: &mut Vec<Decided>) {

@@ -161,10 +161,10 @@ impl Controller for Pid {
             self.priorities.pop_front();
         }
         self.priorities.push_back(priority);
-        self.came += 1;
         if priority >= self.threshold {
             return Verdict::Refuse(Some(1));
         }
+        self.came += 1;
         self.places
             .offer(arrival.id, now + PATIENCE, self.at_once(), MOST_WAITING)
     }
