@@ -90,7 +90,7 @@ impl Choice {
     /// The controller of that name; `static-20` for a limit of 20, `bare-20` for one without a queue.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        let number = |limit: &str| limit.parse().ok().filter(|limit| *limit > 0);
+        let number = |limit: &str| limit.parse::<u32>().ok().filter(|limit| *limit > 0);
         if let Some(limit) = name.strip_prefix("static-") {
             return number(limit).map(Self::Static);
         }
