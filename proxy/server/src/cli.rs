@@ -5,6 +5,7 @@
 //! system refused a thread.
 
 mod attributes;
+mod install;
 mod serve;
 
 use std::ffi::OsString;
@@ -52,6 +53,8 @@ enum Command {
     },
     /// Say what requests are taken to be: for each line `METHOD TARGET` on standard input, one JSON object.
     Attributes,
+    /// Check a control-plane node for Spillway and say what to fix; or print kube-apiserver's manifest, changed.
+    Install(install::Arguments),
 }
 
 /// Runs a command line (the program's name first) and says how the process should exit.
@@ -77,6 +80,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(problem) => fail(EX_OSERR, &problem),
         },
+        Ok(Cli {
+            command: Command::Install(arguments),
+        }) => install::run(&arguments),
     }
 }
 
