@@ -1,8 +1,8 @@
 //! The take-over of a node, rehearsed with the script and the manifest an operator uses; and what stays open when
 //! Spillway is gone or blind.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -50,6 +50,34 @@ struct Seen {
     longest: AtomicU32,
     created: AtomicU32,
     events: AtomicU32,
+    /// How often the watcher had to read everything again.
+    lists: AtomicU32,
+    /// What a client could not live with.
+    wrong: Mutex<Option<String>>,
+}
+
+impl Seen {
+    /// Runs a client; what it ends with is not lost.
+    async fn keep(self: Arc<Self>, client: impl Future<Output = Result<()>>) {
+        if let Err(wrong) = client.await
+            && let Ok(mut kept) = self.wrong.lock()
+        {
+            *kept = Some(format!("{wrong:#}"));
+        }
+    }
+
+    fn assert_nothing_wrong(&self) {
+        let wrong = self.wrong.lock().expect("no client panicked");
+        assert!(wrong.is_none(), "{wrong:?}; {self:?}");
+    }
+
+    /// Changes made, changes seen.
+    fn counts(&self) -> (u32, u32) {
+        (
+            self.created.load(Ordering::SeqCst),
+            self.events.load(Ordering::SeqCst),
+        )
+    }
 }
 
 /// Reads, or creates `object`, until there is an answer, as client-go does with what tells it to come back. Says whether
@@ -115,22 +143,21 @@ async fn work(client: ApiClient, seen: Arc<Seen>, stop: Arc<AtomicBool>) -> Resu
 /// Watches as a reflector does: on from the last version; from the beginning only when told that it is gone. Every object
 /// is to come exactly once and in order.
 async fn watch(client: ApiClient, seen: Arc<Seen>, stop: Arc<AtomicBool>) -> Result<()> {
-    let mut version = "0".to_owned();
-    while !(stop.load(Ordering::SeqCst)
-        && seen.events.load(Ordering::SeqCst) == seen.created.load(Ordering::SeqCst))
-    {
+    let mut version = list(&client, &seen).await?;
+    while !(stop.load(Ordering::SeqCst) && seen.counts().0 == seen.counts().1) {
         let target = format!(
             "{MAPS}?watch=1&labelSelector=rehearsal%3Dyes&timeoutSeconds=5&allowWatchBookmarks=true&resourceVersion={version}"
         );
         let opened = client.open(Request::get(target).body(Bytes::new())?);
         let mut body = match tokio::time::timeout(CALL, opened).await {
             Ok(Ok(answer)) if answer.status() == 200 => answer.into_body(),
+            Ok(Ok(answer)) if answer.status() == 410 => {
+                version = list(&client, &seen).await?;
+                continue;
+            }
             Ok(Ok(answer)) => {
                 let status = answer.status().as_u16();
-                ensure!(
-                    matches!(status, 410 | 429 | 500 | 503 | 504),
-                    "watch: {status}"
-                );
+                ensure!(matches!(status, 429 | 500 | 503 | 504), "watch: {status}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -141,25 +168,58 @@ async fn watch(client: ApiClient, seen: Arc<Seen>, stop: Arc<AtomicBool>) -> Res
             rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
-                event(&serde_json::from_slice(&line)?, &mut version, &seen)?;
+                let event = serde_json::from_slice(&line)?;
+                version = match happened(&event, &seen)? {
+                    Some(version) => version,
+                    // The new server's cache does not reach back so far.
+                    None => list(&client, &seen).await?,
+                };
             }
         }
     }
     Ok(())
 }
 
-fn event(event: &Value, version: &mut String, seen: &Seen) -> Result<()> {
+/// Reads everything, and says from which version on to watch.
+async fn list(client: &ApiClient, seen: &Seen) -> Result<String> {
+    let path = format!("{MAPS}?labelSelector=rehearsal%3Dyes");
+    let (status, body, _) = persist(seen, client, &path, None).await?;
+    ensure!(status == 200, "list: {status}: {body}");
+    let items = body["items"].as_array().context("no items")?;
+    let mut numbers: Vec<u32> = Vec::new();
+    for item in items {
+        numbers.push(
+            item["data"]["number"]
+                .as_str()
+                .context("no number")?
+                .parse()?,
+        );
+    }
+    numbers.sort_unstable();
+    let count = u32::try_from(numbers.len())?;
+    ensure!(
+        numbers == (0..count).collect::<Vec<_>>(),
+        "something is lost: {numbers:?}"
+    );
+    ensure!(
+        count >= seen.events.load(Ordering::SeqCst),
+        "the past was forgotten: {count}"
+    );
+    seen.events.store(count, Ordering::SeqCst);
+    seen.lists.fetch_add(1, Ordering::SeqCst);
+    Ok(body["metadata"]["resourceVersion"]
+        .as_str()
+        .context("no version")?
+        .to_owned())
+}
+
+/// The version after an event; none when the watcher has to begin anew.
+fn happened(event: &Value, seen: &Seen) -> Result<Option<String>> {
     let object = &event["object"];
     if event["type"] == "ERROR" {
-        // The new server's cache does not reach back so far: what the watcher has is still all there was.
-        ensure!(
-            object["code"] == 410 || object["code"] == 504 || object["code"] == 429,
-            "{event}"
-        );
-        return Ok(());
-    }
-    if let Some(now) = object["metadata"]["resourceVersion"].as_str() {
-        now.clone_into(version);
+        let code = object["code"].as_u64().unwrap_or_default();
+        ensure!(matches!(code, 410 | 429 | 500 | 503 | 504), "{event}");
+        return Ok(None);
     }
     if event["type"] == "ADDED" {
         let expected = seen.events.load(Ordering::SeqCst);
@@ -169,7 +229,8 @@ fn event(event: &Value, version: &mut String, seen: &Seen) -> Result<()> {
         );
         seen.events.store(expected + 1, Ordering::SeqCst);
     }
-    Ok(())
+    let version = object["metadata"]["resourceVersion"].as_str();
+    Ok(Some(version.context("no version")?.to_owned()))
 }
 
 /// What kube-proxy sends pods to.
@@ -214,15 +275,10 @@ async fn metric(node: &Node, name: &str) -> Option<f64> {
 
 /// Lets the clients do ten more things.
 async fn go_on(seen: &Seen) {
-    let before = (
-        seen.created.load(Ordering::SeqCst),
-        seen.events.load(Ordering::SeqCst),
-    );
+    let before = seen.counts();
     until("the clients go on", async || {
-        let now = (
-            seen.created.load(Ordering::SeqCst),
-            seen.events.load(Ordering::SeqCst),
-        );
+        seen.assert_nothing_wrong();
+        let now = seen.counts();
         (now.0 >= before.0 + 10 && now.1 >= before.1 + 10).then_some(())
     })
     .await;
@@ -236,9 +292,14 @@ async fn a_node_is_taken_over_and_given_back_and_its_clients_go_on() -> Result<(
     let address = NODE.to_string();
     let admin = client(&node, &address, "super-admin.conf")?;
     let (seen, stop) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
-    let worker = tokio::spawn(work(admin.clone(), Arc::clone(&seen), Arc::clone(&stop)));
+    let worker = tokio::spawn(Arc::clone(&seen).keep(work(
+        admin.clone(),
+        Arc::clone(&seen),
+        Arc::clone(&stop),
+    )));
     let other = client(&node, &address, "super-admin.conf")?;
-    let watcher = tokio::spawn(watch(other, Arc::clone(&seen), Arc::clone(&stop)));
+    let watcher =
+        tokio::spawn(Arc::clone(&seen).keep(watch(other, Arc::clone(&seen), Arc::clone(&stop))));
     go_on(&seen).await;
     assert_published(&node, &admin).await;
     let manifest = node.manifests().join("kube-apiserver.yaml");
@@ -307,13 +368,15 @@ async fn a_node_is_taken_over_and_given_back_and_its_clients_go_on() -> Result<(
     assert_eq!(script(&node, &["back"]).await?.0, Some(0));
 
     stop.store(true, Ordering::SeqCst);
-    tokio::time::timeout(2 * PATIENCE, worker).await???;
-    tokio::time::timeout(2 * PATIENCE, watcher).await???;
-    let (created, events) = (
-        seen.created.load(Ordering::SeqCst),
-        seen.events.load(Ordering::SeqCst),
-    );
+    tokio::time::timeout(2 * PATIENCE, worker).await??;
+    tokio::time::timeout(2 * PATIENCE, watcher).await??;
+    seen.assert_nothing_wrong();
+    let (created, events) = seen.counts();
     assert_eq!(created, events, "changes made and changes seen");
+    eprintln!(
+        "{created} changes, {} times everything was read",
+        seen.lists.load(Ordering::SeqCst)
+    );
     for (way, (took, retries, longest)) in [("forward", forward), ("back", back)] {
         eprintln!(
             "{way}: {took:?}; {retries} calls made again; the longest operation took {longest} ms"

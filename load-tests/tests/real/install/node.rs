@@ -161,6 +161,7 @@ fn lay_out(dir: &Path, plane: &ControlPlane, port: u16, admin: SocketAddr) -> Re
     let config = format!(
         "pki: {pki}\n\
          listen: {{ main: [\"{NODE}:{port}\"], reserved: [\"{reserved}\"], admin: \"{admin}\", workers: 2, grace: 5s }}\n\
+         admin: {{ socket: off }}\n\
          upstream: {{ address: \"127.0.0.1:{port}\" }}\n"
     );
     std::fs::write(dir.join("spillway.yaml"), config)?;

@@ -26,11 +26,18 @@ use edit::Wanted;
 use finding::{Findings, Verdict};
 use manifest::Pod;
 
-/// `spillway install …`
+const EXAMPLES: &str = "Examples:
+  spillway install --check --before              is this node ready to be taken over?
+  spillway install --check -o json               is it soundly behind Spillway? For a script
+  spillway install --print behind | diff /etc/kubernetes/manifests/kube-apiserver.yaml -
+  /etc/spillway/take-over.sh forward             does it: deploy/take-over.sh
+
+Exit status of --check: 0 all is well; 1 there is something to look at; 2 there is
+something to fix. Changes nothing. Run as root, or it cannot see who listens where.";
+
+/// Check a control-plane node for Spillway and say what to fix; or print kube-apiserver's manifest, changed.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit status of --check: 0 all is well; 1 there is something to look at; 2 there is something to fix."
-)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// Look at everything and say what to fix.
     #[arg(long, required_unless_present = "print")]
