@@ -41,7 +41,7 @@ mod control;
 pub mod fuzzing;
 mod lane;
 pub mod logging;
-mod metrics;
+pub mod metrics;
 mod names;
 mod reserved;
 pub mod run;
