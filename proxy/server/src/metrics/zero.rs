@@ -30,26 +30,40 @@ const REFUSED_CONNECTIONS: [&str; 6] = [
 /// Those of the process.
 pub(super) fn of_process(metrics: &Metrics) {
     for result in ["applied", "refused"] {
-        metrics.counter("spillway_config_reloads_total", &[("result", result)]);
+        metrics
+            .counter("spillway_config_reloads_total", &[("result", result)])
+            .increment(0);
     }
     for code in ["429", "504"] {
-        metrics.counter("spillway_upstream_refusals_total", &[("code", code)]);
+        metrics
+            .counter("spillway_upstream_refusals_total", &[("code", code)])
+            .increment(0);
     }
     for kind in ["connect", "connect_timeout", "send", "lost"] {
-        metrics.counter("spillway_upstream_errors_total", &[("kind", kind)]);
+        metrics
+            .counter("spillway_upstream_errors_total", &[("kind", kind)])
+            .increment(0);
     }
     for result in ["answered", "refused"] {
-        metrics.counter("spillway_probes_total", &[("result", result)]);
+        metrics
+            .counter("spillway_probes_total", &[("result", result)])
+            .increment(0);
     }
     for lane in Lane::ALL.map(Lane::name) {
-        metrics.counter("spillway_unread_requests_total", &[("lane", lane)]);
+        metrics
+            .counter("spillway_unread_requests_total", &[("lane", lane)])
+            .increment(0);
         for reason in REFUSED_CONNECTIONS {
             let labels = [("lane", lane), ("reason", reason)];
-            metrics.counter("spillway_refused_connections_total", &labels);
+            metrics
+                .counter("spillway_refused_connections_total", &labels)
+                .increment(0);
         }
         for reason in ["resets", "control_frames", "protocol"] {
             let labels = [("lane", lane), ("reason", reason)];
-            metrics.counter("spillway_abusive_connections_total", &labels);
+            metrics
+                .counter("spillway_abusive_connections_total", &labels)
+                .increment(0);
         }
     }
     let labels = [
@@ -58,14 +72,18 @@ pub(super) fn of_process(metrics: &Metrics) {
         ("verb", "get"),
         ("code", "429"),
     ];
-    metrics.counter("spillway_requests_total", &labels);
+    metrics
+        .counter("spillway_requests_total", &labels)
+        .increment(0);
 }
 
 /// Those of a class.
 pub(super) fn of_class(metrics: &Metrics, class: &str) {
     for shed in ALL_SHEDS {
         for name in ["spillway_shed_total", "spillway_shadow_shed_total"] {
-            metrics.counter(name, &[("class", class), ("reason", reason(shed))]);
+            metrics
+                .counter(name, &[("class", class), ("reason", reason(shed))])
+                .increment(0);
         }
     }
 }
