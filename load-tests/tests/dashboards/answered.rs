@@ -45,12 +45,13 @@ fn filled(expr: &str) -> String {
         .replace("$class", ".+")
 }
 
-/// Waits until a query finds something above 0.
+/// Waits until a query finds something above 0. While Prometheus starts it answers 503.
 async fn until(prometheus: &Prometheus, what: &str, expr: &str) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     loop {
-        let found = prometheus.query(expr).await?;
-        if found.iter().any(|sample| number(sample) > 0.0) {
+        let found = prometheus.query(expr).await;
+        let there = |found: &Vec<_>| found.iter().any(|sample| number(sample) > 0.0);
+        if found.as_ref().is_ok_and(there) {
             return Ok(());
         }
         ensure!(Instant::now() < end, "{what}: {expr} found {found:?}");

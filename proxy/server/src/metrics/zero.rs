@@ -4,8 +4,9 @@
 //! alerts look at, or that are looked for in an incident, start at 0.
 
 use proxy_core::admission::Shed;
+use proxy_core::attributes::Verb;
 
-use super::{Metrics, SHEDS, reason};
+use super::{Code, Metrics, SHEDS, reason};
 use crate::lane::Lane;
 
 /// All ways to be refused by admission.
@@ -66,15 +67,16 @@ pub(super) fn of_process(metrics: &Metrics) {
                 .increment(0);
         }
     }
-    let labels = [
-        ("lane", Lane::Reserved.name()),
-        ("class", super::RESERVED),
-        ("verb", "get"),
-        ("code", "429"),
-    ];
-    metrics
-        .counter("spillway_requests_total", &labels)
-        .increment(0);
+    for verb in Verb::NAMED {
+        let labels = [
+            ("lane", Lane::Reserved.name()),
+            ("class", super::RESERVED),
+            ("verb", verb.as_str()),
+            ("code", Code::TooMany.label()),
+        ];
+        let refused = metrics.counter("spillway_requests_total", &labels);
+        refused.increment(0);
+    }
 }
 
 /// Those of a class.
