@@ -180,11 +180,13 @@ fn the_alerts_reference_is_current() {
             &rule.lasting
         };
         let severity = &rule.labels["severity"];
+        let what = said("description")
+            .replace("{{ $labels.", "*")
+            .replace(" }}", "*");
         let _ = writeln!(
             page,
-            "| [{}]({link}) | {severity} | {} | {lasting} | `{}` |",
+            "| [{}]({link}) | {severity} | {what} | {lasting} | `{}` |",
             rule.alert,
-            said("description"),
             expr.replace('|', "\\|"),
         );
     }
