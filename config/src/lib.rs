@@ -13,6 +13,7 @@
 mod change;
 mod check;
 mod model;
+mod origin;
 mod parse;
 mod patterns;
 mod raw;
@@ -24,11 +25,12 @@ mod units;
 
 pub use change::{Applies, Change};
 pub use model::{
-    Admission, Class, Config, DEFAULT_CLASSES, DEFAULT_PKI, DEFAULT_RESERVED_PORT, Format, KeyPair,
-    Level, Limit, Listen, Log, Match, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved,
-    Rule, ServiceAccounts, Tls, Upstream,
+    Admin, Admission, Check, Class, Config, DEFAULT_CLASSES, DEFAULT_PKI, DEFAULT_RESERVED_PORT,
+    DEFAULT_SOCKET, Format, KeyPair, Level, Limit, Listen, Log, Match, Mode, Probe, Queue,
+    RequestHeader, RequestHeaders, Reserved, Rule, ServiceAccounts, Tls, Upstream,
 };
+pub use origin::Origins;
 pub use parse::MAX_TEXT;
 pub use report::{Issue, Report};
 pub use schema::schema;
-pub use units::{ByteSize, Percent};
+pub use units::{ByteSize, Percent, parse_duration};

@@ -66,11 +66,12 @@ pub enum Mode {
 }
 
 /// `admission.limit`: outstanding work the tuner may allow, as server time (a request
-/// that keeps the server busy for 20 ms costs 20ms). `min ≤ initial ≤ max`.
+/// that keeps the server busy for 20 ms costs 20ms). `min ≤ initial ≤ max`, or `initial: 0s`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 pub struct Limit {
-    /// `initial`: the limit at start. Default 400ms.
+    /// `initial`: the limit at start, from where it grows quickly; 0s means 100ms for each core
+    /// that Spillway sees, which is the server's host. Default 0s.
     #[serde(serialize_with = "serialize_duration")]
     #[schemars(with = "DurationText")]
     pub initial: Duration,
@@ -87,7 +88,7 @@ pub struct Limit {
 impl Default for Limit {
     fn default() -> Self {
         Self {
-            initial: Duration::from_millis(400),
+            initial: Duration::ZERO,
             min: Duration::from_millis(50),
             max: Duration::from_secs(30),
         }

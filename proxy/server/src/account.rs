@@ -40,7 +40,7 @@ use tokio::task::AbortHandle;
 /// this long.
 const QUIET: Duration = Duration::from_millis(100);
 
-const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+pub(crate) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// Priority and Fairness refuses in plain text; every other 429 of the server (an eviction that a disruption budget
 /// forbids, a cache that is not filled yet) is a `Status` and says nothing about load.
@@ -152,6 +152,9 @@ impl Account {
                 .queue_delay
                 .record(now.saturating_since(self.arrived).as_secs_f64());
         }
+        self.entry.cost = permit
+            .as_ref()
+            .map_or(Duration::ZERO, |permit| permit.estimate().work());
         self.recharge_at = permit.as_ref().map_or(u64::MAX, |permit| {
             permit.estimate().bytes.max(SMALL_RESPONSE)
         });
@@ -189,7 +192,9 @@ impl Account {
     pub(crate) fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
         let now = clock::now();
         self.status = status.as_u16();
-        self.entry.audit_id = headers.get(AUDIT_ID).cloned();
+        if let Some(id) = headers.get(AUDIT_ID) {
+            self.entry.audit_id = Some(id.clone());
+        }
         let Some(facts) = &self.facts else { return };
         let signals = &self.worker().shared.signals;
         // Only what a client cannot bring about by how it asks: it could slow all others down.
@@ -356,18 +361,16 @@ impl Drop for Account {
             .class
             .and_then(|class| self.snapshot.classes.get(class))
             .map_or("", |class| &*class.name);
-        log::write(
-            self.worker(),
-            &self.entry,
-            &log::Finished {
-                class,
-                verb: verb.as_str(),
-                status: self.status,
-                end: self.end,
-                bytes: self.bytes,
-                waited: self.sent.map(|sent| sent.saturating_since(self.arrived)),
-                took: now.saturating_since(self.arrived),
-            },
-        );
+        let finished = log::Finished {
+            class,
+            verb: verb.as_str(),
+            status: self.status,
+            end: self.end,
+            bytes: self.bytes,
+            waited: self.sent.map(|sent| sent.saturating_since(self.arrived)),
+            took: now.saturating_since(self.arrived),
+        };
+        log::remember(self.worker(), &self.entry, &self.snapshot, &finished);
+        log::write(self.worker(), &self.entry, &finished);
     }
 }

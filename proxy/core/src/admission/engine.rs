@@ -2,8 +2,10 @@
 //! bounds.
 //!
 //! `waiting.rs` is the way through the queues, `release.rs` the way out, `shadow.rs` what
-//! stands in for both when decisions are not carried out.
+//! stands in for both when decisions are not carried out,
+//! `foresee.rs` what would become of a request that nobody sends.
 
+mod foresee;
 mod release;
 mod shadow;
 mod waiting;
@@ -22,6 +24,7 @@ use super::{
 };
 use crate::time::Time;
 
+pub use foresee::{Fate, Foresight};
 use waiting::tell;
 
 /// Admission, shared by all workers; cloning shares.
@@ -91,7 +94,7 @@ impl<W: Wake> Engine<W> {
             ..ask
         };
         let inner = &self.inner;
-        match inner.front.mode_for(ask.tenant) {
+        match inner.front.mode_for(&ask) {
             Mode::Off => Offer::Admitted(self.permit(inner.front.uncounted_seat(&ask, now))),
             Mode::Shadow => {
                 inner.front.accounts.offered(&ask);
@@ -185,6 +188,12 @@ impl<W: Wake> Engine<W> {
     #[must_use]
     pub fn culprit(&self) -> Option<Culprit> {
         self.inner.desk().watch.culprit()
+    }
+
+    /// What would become of a request now. Nothing is admitted, counted or refused.
+    #[must_use]
+    pub fn foresee(&self, ask: Ask, now: Time) -> Foresight {
+        self.inner.foresee(ask, now)
     }
 
     /// What it looks like from outside.

@@ -60,6 +60,7 @@ const TRAFFIC: Label = (
     "`short`, `bulk`, `long` (watches); `any` where they are not told apart",
     4,
 );
+const MODE: Label = ("mode", "`off`, `shadow`, `enforce`", 3);
 /// Names of tenants are as many as there are; only so many are told apart at a time.
 const TENANT: Label = (
     "tenant",
@@ -161,10 +162,11 @@ const LABELS: &[(&str, &[Label])] = &[
             5,
         )],
     ),
-    (
-        "spillway_mode",
-        &[("mode", "`off`, `shadow`, `enforce`", 3)],
-    ),
+    ("spillway_mode", &[MODE]),
+    ("spillway_class_mode", &[CLASS, MODE]),
+    ("spillway_mode_changes", &[]),
+    ("spillway_reserved_lane_check_success", &[]),
+    ("spillway_reserved_lane_check_timestamp_seconds", &[]),
     ("spillway_lane_in_flight", &[LANE]),
     ("spillway_lane_in_flight_limit", &[LANE]),
     ("spillway_lane_connections", &[LANE]),

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
-use crate::admission::{ClassId, Cost, Decision, Kind, Outcome};
+use crate::admission::{ClassId, Cost, Decision, Kind, Outcome, Override};
 use bench::{Bench, ask, excess, settings};
 
 #[test]
@@ -172,6 +172,66 @@ fn off_and_shadow_admit_everything_and_hold_nothing_back() {
         assert_eq!(bench.engine.view(bench.now).classes[6].uncounted, 100);
         bench.end();
     }
+}
+
+#[test]
+fn a_class_may_differ_in_mode_and_in_whom_it_is_enforced_for() {
+    let mut changed = settings();
+    changed.overrides[6] = Some(Override {
+        mode: Mode::Shadow,
+        enforced_tenants: 1.0,
+    });
+    changed.overrides[5] = Some(Override {
+        mode: Mode::Enforce,
+        enforced_tenants: 0.0,
+    });
+    let mut bench = Bench::new(changed.clone());
+    let mut outcomes = |bench: &mut Bench, class| -> Vec<_> {
+        let offered = (0..20).map(|_| bench.offer(ask(class, Kind::Long, 200_000)));
+        offered.collect()
+    };
+    for class in [5, 6] {
+        let all = outcomes(&mut bench, class);
+        assert!(
+            all.iter().all(|offer| *offer == "admitted"),
+            "{class}: {all:?}"
+        );
+    }
+    let enforced = outcomes(&mut bench, 7);
+    assert!(enforced.contains(&"waiting"), "{enforced:?}");
+    let view = bench.engine.view(bench.now);
+    assert_eq!(
+        (view.classes[6].mode, view.classes[7].mode),
+        (Mode::Shadow, Mode::Enforce)
+    );
+    // Off for one class lets go of whoever waits in it.
+    changed.overrides[7] = Some(Override {
+        mode: Mode::Off,
+        enforced_tenants: 1.0,
+    });
+    bench.engine.reconfigure(changed, bench.now);
+    bench.read();
+    assert!(bench.tickets.is_empty());
+    bench.end();
+}
+
+#[test]
+fn what_is_foreseen_is_what_happens_and_leaves_no_trace() {
+    let mut bench = Bench::new(settings());
+    let long = ask(6, Kind::Long, 200_000);
+    for expected in ["admitted", "waiting", "waiting"] {
+        let before = bench.engine.view(bench.now);
+        let foreseen = bench.engine.foresee(long, bench.now);
+        assert_eq!(bench.engine.view(bench.now), before);
+        assert_eq!(foreseen.mode, Mode::Enforce);
+        assert_eq!(bench.offer(long), expected);
+        match foreseen.fate {
+            Fate::Starts => assert_eq!(expected, "admitted"),
+            Fate::Waits(_) => assert_eq!(expected, "waiting"),
+            Fate::Refused(shed) => panic!("{shed:?}"),
+        }
+    }
+    bench.end();
 }
 
 #[test]
