@@ -51,9 +51,12 @@ impl Site {
             "pki: {}\n\
              listen: {{ main: [\"127.0.0.1:0\"], reserved: [\"127.0.0.1:0\"], admin: \"127.0.0.1:0\", workers: 1 }}\n\
              upstream: {{ address: \"{}\" }}\n\
-             admission: {{ mode: {mode} }}\n",
+             admission: {{ mode: {mode} }}\n\
+             admin: {{ socket: {} }}\n\
+             reserved: {{ check: {{ interval: 1s }} }}\n",
             model.pki_dir().display(),
             model.server().trim_start_matches("https://"),
+            dir.join("admin.sock").display(),
         );
         let file = dir.join("spillway.yaml");
         std::fs::write(&file, &config)?;
