@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use proxy_server::metrics::{Family, families, reference};
-use support::{POD, World};
+use support::{POD, World, bounded};
 
 #[test]
 fn the_committed_reference_is_current() {
@@ -71,4 +71,29 @@ async fn every_series_of_the_page_is_as_the_reference_says() {
         let family = family(&families, name).expect("in the reference");
         assert_eq!(family.kind, kind, "{name}");
     }
+}
+
+/// Names of users have no bound; those told apart do.
+#[tokio::test]
+async fn tenants_beyond_the_twentieth_are_one() {
+    let world = World::new();
+    let mut clients = Vec::new();
+    for number in 0..30 {
+        clients.push(world.user(&format!("user-{number}"), &[]).await);
+    }
+    const DEMAND: &str = "spillway_tenant_demand_cores";
+    let page = bounded("others", async {
+        loop {
+            for client in &mut clients {
+                client.get("/api/v1/namespaces/busy/pods", "echo").await;
+            }
+            let page = world.proxy.metrics().await;
+            if page.sum(DEMAND, &[("tenant", "other")]) > 0.0 {
+                return page;
+            }
+        }
+    })
+    .await;
+    let series = page.samples.iter().filter(|sample| sample.name == DEMAND);
+    assert_eq!(series.count(), 21);
 }
