@@ -83,6 +83,8 @@ section!(Upstream {
     streams_per_connection: Scalar,
     max_connections: Scalar,
     connect_timeout: Scalar,
+    cgroup: Scalar,
+    memory_limit: Scalar,
 });
 
 section!(RequestHeaders {

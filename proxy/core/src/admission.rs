@@ -36,7 +36,7 @@
 //! room, without a lock); `queue`, [`retry_after`], `returns` and `desk` (what happens when there is
 //! none); `meter`, `accounts`, `level` and `culprit` (who asks for how much, whose turn it is,
 //! and who it was); `engine` (both together) and `permit`; [`probe`], `history` and `tuner` (what the
-//! bounds become); `view`.
+//! bounds become); `memory` (what its memory means for the bytes in flight); `view`.
 
 mod accounts;
 pub mod cost;
@@ -47,6 +47,7 @@ mod gate;
 mod history;
 mod ledger;
 mod level;
+mod memory;
 mod meter;
 mod permit;
 pub mod probe;
@@ -64,6 +65,7 @@ pub use crate::classify::{ClassId, MAX_CLASSES};
 pub use culprit::Culprit;
 pub use engine::Engine;
 pub use level::{Level, TenantView};
+pub use memory::Memory;
 pub use permit::{Outcome, Permit, Ticket};
 pub use settings::{
     ClassSettings, Gate, LimitSettings, Mode, QueueSettings, Settings, WrongSettings,
@@ -259,8 +261,8 @@ pub struct Signals {
     pub upstream_504: u32,
     /// Connections to the server that could not be made in this window.
     pub connect_failures: u32,
-    /// The server's memory as a share of what it may use, 0..=1, if known.
-    pub memory_pressure: Option<f32>,
+    /// The server's memory, if it is known.
+    pub memory: Option<Memory>,
 }
 
 impl Signals {
@@ -272,7 +274,12 @@ impl Signals {
             upstream_429: 0,
             upstream_504: 0,
             connect_failures: 0,
-            memory_pressure: None,
+            memory: None,
         }
+    }
+
+    /// The server's memory as a share of what it may use, if known.
+    pub(crate) fn memory_pressure(&self) -> Option<f32> {
+        self.memory.map(|memory| memory.pressure())
     }
 }

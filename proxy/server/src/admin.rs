@@ -2,6 +2,7 @@
 //!
 //! Here tower's ready-made parts do the work: a request takes a bounded time, and there is a bounded number of them.
 
+mod sensors;
 mod tenants;
 
 use std::convert::Infallible;
@@ -214,6 +215,7 @@ fn refresh(shared: &Shared) {
             f64::from(u8::from(!probe.down)),
         );
     }
+    sensors::refresh(shared);
     for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {
         gauge(
             "spillway_mode",

@@ -2,6 +2,7 @@
 //!
 //! One thread of its own, so that neither lane can delay the sensors, and a scrape can delay nothing.
 
+pub(crate) mod host;
 pub(crate) mod overload;
 pub(crate) mod probe;
 pub(crate) mod published_keys;
@@ -35,6 +36,7 @@ pub(crate) async fn run(
     mut stop: watch::Receiver<bool>,
 ) {
     let tracker = probe::start(&shared, stop.clone());
+    let _reader = host::start(&shared);
     let reloading =
         tokio::task::spawn_local(reload::run(reloader, Arc::clone(&shared), stop.clone()));
     let fetching = tokio::task::spawn_local(published_keys::run(Arc::clone(&shared), stop.clone()));
@@ -81,7 +83,7 @@ fn tick(
         upstream_429: seen.upstream_429.swap(0, Ordering::Relaxed),
         upstream_504: seen.upstream_504.swap(0, Ordering::Relaxed),
         connect_failures: seen.connect_failures.swap(0, Ordering::Relaxed),
-        memory_pressure: None,
+        memory: shared.sensed.get(now).and_then(|reading| reading.memory),
     };
     for (code, count) in [("429", signals.upstream_429), ("504", signals.upstream_504)] {
         if count > 0 {

@@ -291,6 +291,35 @@ impl Metrics {
                 "Streams in use on them, by pool and traffic.",
             ),
             (
+                "spillway_sensor_seen",
+                "1 while a sensor of the apiserver says something, by sensor; what is not seen bounds nothing.",
+            ),
+            (
+                "spillway_upstream_memory_bytes",
+                "Memory used, of the bound that leaves the apiserver least room: its own, its pod's or its host's.",
+            ),
+            ("spillway_upstream_memory_limit_bytes", "That bound."),
+            (
+                "spillway_upstream_memory_stalled_ratio",
+                "Share of 10 s in which all of the apiserver waited for memory.",
+            ),
+            (
+                "spillway_upstream_oom_kills",
+                "Processes killed for want of memory since the apiserver's cgroup exists.",
+            ),
+            (
+                "spillway_upstream_cpu_cores",
+                "Cores the apiserver keeps busy.",
+            ),
+            (
+                "spillway_upstream_cpu_throttled_ratio",
+                "Share of the time in which its CPU quota holds it back.",
+            ),
+            (
+                "spillway_upstream_cpu_stalled_ratio",
+                "Share of 10 s in which some of its threads waited for a core.",
+            ),
+            (
                 "spillway_certificate_expiry_timestamp_seconds",
                 "When a certificate in use ends, by file's role.",
             ),

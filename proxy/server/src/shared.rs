@@ -10,6 +10,7 @@ use proxy_core::admission::probe::ProbeView;
 use proxy_core::time::Time;
 
 use crate::admit::Waiter;
+use crate::control::host::Sensed;
 use crate::identify::memory::TokenMemory;
 use crate::identify::published::PublishedKeys;
 use crate::lane::Lane;
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) names: Names,
     pub(crate) signals: SeenSignals,
+    /// What the host shows of the apiserver.
+    pub(crate) sensed: Sensed,
     /// The probe as of the last tick.
     pub(crate) probe: Mutex<ProbeView>,
     /// Since when nothing queues at the server, in the clock's microseconds; `u64::MAX` while something does.
@@ -87,6 +90,7 @@ impl Shared {
             metrics,
             names: Names::default(),
             signals: SeenSignals::default(),
+            sensed: Sensed::default(),
             probe: Mutex::new(ProbeView::calm()),
             calm_since: AtomicU64::new(u64::MAX),
             stopping: AtomicBool::new(false),

@@ -72,6 +72,7 @@ impl<W: Wake> Engine<W> {
         let mut desk = inner.desk();
         desk.shares = settings.shares();
         desk.tuner.reconfigure(&settings);
+        desk.bytes.cap(settings.bytes);
         desk.settings = settings;
         inner.publish(&desk);
         drop(desk);
@@ -123,6 +124,8 @@ impl<W: Wake> Engine<W> {
         inner.free_lingering(&mut desk, now);
         let uses = desk.close_window(&inner.front, now);
         desk.tuner.step(signals, &uses, now);
+        let configured = desk.settings.bytes;
+        desk.bytes.step(configured, signals.memory, now);
         inner.publish_bounds(&desk);
         inner.press_red_buttons(&desk);
         desk.take_turns(&inner.front, now);
@@ -187,6 +190,12 @@ impl<W: Wake> Engine<W> {
         self.inner.desk().watch.culprit()
     }
 
+    /// Bytes in flight of answers that count. One load.
+    #[must_use]
+    pub fn bytes_in_flight(&self) -> u64 {
+        self.inner.front.bytes.load(Relaxed)
+    }
+
     /// What it looks like from outside.
     #[must_use]
     pub fn view(&self, now: Time) -> View {
@@ -208,7 +217,7 @@ impl<W: Wake> Inner<W> {
 
     fn publish_bounds(&self, desk: &Desk<W>) {
         self.front
-            .publish_bounds(&desk.tuner, &desk.shares, desk.settings.bytes);
+            .publish_bounds(&desk.tuner, &desk.shares, desk.bytes.bytes());
     }
 
     /// Red button: classes of which too much is refused.
