@@ -124,6 +124,7 @@ section!(Admission {
     probe: Probe,
     queue: Queue,
     bytes: Scalar,
+    collapse: Scalar,
     max_shed_share: Scalar,
     enforced_tenants: Scalar,
     classes: Spanned<Vec<Spanned<Class>>>,

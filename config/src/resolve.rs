@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::{
-    Admission, CgroupSource, Config, DEFAULT_PKI, DEFAULT_RESERVED_PORT, Format, KeyPair, Level,
-    Limit, Listen, Log, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved,
+    Admission, CgroupSource, Collapse, Config, DEFAULT_PKI, DEFAULT_RESERVED_PORT, Format, KeyPair,
+    Level, Limit, Listen, Log, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved,
     ServiceAccounts, Tls, Upstream,
 };
 use crate::raw::{self, Scalar};
@@ -318,6 +318,16 @@ impl Values<'_, '_> {
             probe: self.probe(or_empty!(raw.probe)),
             queue: self.queue(or_empty!(raw.queue)),
             bytes: self.bytes("admission.bytes", raw.bytes.as_ref(), default.bytes),
+            collapse: self.choice(
+                "admission.collapse",
+                raw.collapse.as_ref(),
+                default.collapse,
+                &[
+                    ("off", Collapse::Off),
+                    ("congested", Collapse::Congested),
+                    ("always", Collapse::Always),
+                ],
+            ),
             max_shed_share: self.read(
                 "admission.max_shed_share",
                 raw.max_shed_share.as_ref(),

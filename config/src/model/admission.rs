@@ -21,6 +21,8 @@ pub struct Admission {
     pub queue: Queue,
     /// `bytes`: response bytes in flight, 1MiB..=1TiB. Default 512MiB.
     pub bytes: ByteSize,
+    /// `collapse`: when identical reads of one caller share a call. Default congested.
+    pub collapse: Collapse,
     /// `max_shed_share`: at most this share of requests is refused; 100% = no bound.
     ///
     /// The red button of a roll-out: with 5%, a wrong policy costs at most every
@@ -44,6 +46,7 @@ impl Default for Admission {
             probe: Probe::default(),
             queue: Queue::default(),
             bytes: ByteSize::mebibytes(512),
+            collapse: Collapse::default(),
             max_shed_share: Percent::HUNDRED,
             enforced_tenants: Percent::HUNDRED,
             classes: Vec::new(),
@@ -63,6 +66,19 @@ pub enum Mode {
     /// Decide and carry it out.
     #[default]
     Enforce,
+}
+
+/// `admission.collapse`: when identical reads of one caller share a call to the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Collapse {
+    /// Never.
+    Off,
+    /// While something queues at the server, or waits for admission.
+    #[default]
+    Congested,
+    /// Also on a calm server.
+    Always,
 }
 
 /// `admission.limit`: outstanding work the tuner may allow, as server time (a request

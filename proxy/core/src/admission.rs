@@ -36,7 +36,8 @@
 //! room, without a lock); `queue`, [`retry_after`], `returns` and `desk` (what happens when there is
 //! none); `meter`, `accounts`, `level` and `culprit` (who asks for how much, whose turn it is,
 //! and who it was); `engine` (both together) and `permit`; [`probe`], `history` and `tuner` (what the
-//! bounds become); `memory` (what its memory means for the bytes in flight); `view`.
+//! bounds become); `memory` (what its memory means for the bytes in flight); [`ramp`] (how watches begin
+//! again, before the gate); `view`.
 
 mod accounts;
 pub mod cost;
@@ -52,6 +53,7 @@ mod meter;
 mod permit;
 pub mod probe;
 mod queue;
+pub mod ramp;
 pub mod retry_after;
 mod returns;
 mod settings;

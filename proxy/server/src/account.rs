@@ -8,6 +8,7 @@ mod body;
 pub(crate) mod learn;
 pub(crate) mod log;
 mod seat;
+mod shared;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -156,6 +157,15 @@ impl Account {
         let cut = self.cut.take();
         let hold = self.worker().patience.hold(permit, cut);
         self.seat = Seat::new(hold);
+    }
+
+    /// Another's call answers it, which holds the permit; `status` and `headers` are that answer's.
+    pub(crate) fn joined(&mut self, status: StatusCode, headers: &HeaderMap) {
+        let cut = self.cut.take();
+        self.seat = Seat::new(self.worker().patience.hold(None, cut));
+        self.status = status.as_u16();
+        self.entry.audit_id = headers.get(AUDIT_ID).cloned();
+        self.entry.joined = true;
     }
 
     /// For the request's body, to tell when it waits for its client.

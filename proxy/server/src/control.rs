@@ -97,6 +97,13 @@ fn tick(
     let calm = !view.blind && !view.down && view.excess < target / 4;
     shared.set_calm(calm, now);
     shared.engine.tick(&signals, now);
+    let told = shared.ramp.tick(&view, target, now);
+    for (waiters, begins) in [(told.begin, true), (told.refused, false)] {
+        for waiter in waiters {
+            // Whoever left meanwhile is told nothing.
+            let _ = waiter.send(begins);
+        }
+    }
     if let Ok(mut probe) = shared.probe.lock() {
         *probe = view;
     }

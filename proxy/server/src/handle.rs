@@ -5,8 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use config::Collapse;
 use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue};
 use http::{Request, Response, Version, request};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use proxy_core::admission::Kind;
@@ -29,6 +31,7 @@ use crate::names;
 use crate::respond;
 use crate::snapshot::Snapshot;
 use crate::upstream::body::RequestBody;
+use crate::upstream::collapse::{Joining, Key, Landed, Subscriber};
 use crate::upstream::finish::Finishing;
 use crate::upstream::{Outbound, headers, upgrade};
 
@@ -55,6 +58,10 @@ pub(crate) async fn handle(
         Ok(Served::Answer(mut response)) => {
             respond::tell_level(response.headers_mut(), worker.shared.engine.level());
             response.map(|(body, way)| Body::upstream(body, way, account))
+        }
+        Ok(Served::Shared(mut response)) => {
+            respond::tell_level(response.headers_mut(), worker.shared.engine.level());
+            response.map(|subscriber| Body::shared(subscriber, account))
         }
         Ok(Served::Tunnel(response, tunnel)) => {
             connection.tunnelled.set();
@@ -89,6 +96,7 @@ pub(crate) async fn handle(
 
 enum Served {
     Answer(Response<(Incoming, Option<crate::upstream::Way>)>),
+    Shared(Response<Subscriber>),
     Tunnel(Response<Body>, upgrade::Tunnel),
 }
 
@@ -157,11 +165,30 @@ async fn serve(
     });
 
     let token = learn::token_to_learn(&identified, &head.headers);
+    let joinable = client.is_none()
+        && body.is_end_stream()
+        && shall_collapse(worker, snapshot, identified.identity.tenant());
+    let key = joinable
+        .then(|| Key::of(&head, &attributes, &identified, snapshot))
+        .flatten();
 
     // Admit, once the client has done its part: what the server has to wait for takes no seat from others.
     let mut body = RequestBody::new(body);
     if !facts.long_running && !head.headers.contains_key(EXPECT) {
         body.gather().await?;
+    }
+    let mut leader = None;
+    match key.map(|key| worker.upstream.calls().join(key)) {
+        Some(Joining::Joins(follower)) => {
+            if let Some(response) = follower.answer().await {
+                let class = snapshot.class(classified.class);
+                class.metrics.collapsed(&worker.shared.metrics);
+                account.joined(response.status(), response.headers());
+                return Ok(Served::Shared(response));
+            }
+        }
+        Some(Joining::Leads(leads)) => leader = Some(leads),
+        Some(Joining::Alone) | None => {}
     }
     let permit = admit(
         worker,
@@ -203,6 +230,9 @@ async fn serve(
             upgrade::Answer::Ordinary(response) => (response, None),
         },
         None => {
+            if let Some(leader) = &leader {
+                leader.sent();
+            }
             let asking = worker.upstream.clone().call(outbound);
             let inbound = match facts.kind {
                 Kind::Short if !facts.long_running => {
@@ -218,7 +248,24 @@ async fn serve(
     headers::take_off_answer(response.headers_mut());
     account.head(response.status(), response.headers());
     learn::from_answer(worker, snapshot, &identified, token, response.status(), now);
-    Ok(Served::Answer(response.map(|body| (body, way))))
+    Ok(match (leader, way) {
+        (Some(leader), Some(way)) => match leader.landed(response, way) {
+            Landed::Own(response, way) => Served::Answer(response.map(|body| (body, Some(way)))),
+            Landed::Shared(response) => Served::Shared(response),
+        },
+        (_, way) => Served::Answer(response.map(|body| (body, way))),
+    })
+}
+
+/// Whether identical reads of this tenant share their calls now.
+fn shall_collapse(worker: &Worker, snapshot: &Snapshot, tenant: u64) -> bool {
+    let shared = &worker.shared;
+    let now = match snapshot.config.admission.collapse {
+        Collapse::Off => false,
+        Collapse::Congested => !shared.is_calm() || shared.engine.somebody_waits(),
+        Collapse::Always => true,
+    };
+    now && worker.lane == Lane::Main && shared.engine.enforces(tenant)
 }
 
 /// The reserved lane's sessions are bounded by its connections.
@@ -236,6 +283,7 @@ fn entry(connection: &Connection, head: &request::Parts) -> Entry {
         identity: None,
         audit_id: None,
         refused: None,
+        joined: false,
         break_glass: false,
     }
 }

@@ -164,6 +164,10 @@ impl Metrics {
                 "Requests refused by admission, by class and reason.",
             ),
             (
+                "spillway_collapsed_total",
+                "Reads answered with an identical call of the same caller, by class.",
+            ),
+            (
                 "spillway_shadow_shed_total",
                 "Requests that `enforce` would have refused, by class and reason.",
             ),
@@ -291,6 +295,14 @@ impl Metrics {
                 "Streams in use on them, by pool and traffic.",
             ),
             (
+                "spillway_watch_ramp_rate",
+                "Watches that may begin per second after an outage or our own start; 0 = as many as come.",
+            ),
+            (
+                "spillway_watch_ramp_waiting",
+                "Watches that wait to begin for that reason.",
+            ),
+            (
                 "spillway_sensor_seen",
                 "1 while a sensor of the apiserver says something, by sensor; what is not seen bounds nothing.",
             ),
@@ -346,6 +358,7 @@ pub(crate) struct ClassMetrics {
     pub(crate) queue_delay: Histogram,
     pub(crate) upstream_latency: Histogram,
     pub(crate) response_bytes: Counter,
+    collapsed: OnceLock<Counter>,
 }
 
 impl std::fmt::Debug for ClassMetrics {
@@ -368,6 +381,7 @@ impl ClassMetrics {
             queue_delay: metrics.histogram("spillway_queue_delay_seconds", &labels),
             upstream_latency: metrics.histogram("spillway_upstream_latency_seconds", &labels),
             response_bytes: metrics.counter("spillway_response_bytes_total", &labels),
+            collapsed: OnceLock::new(),
         }
     }
 
@@ -392,6 +406,12 @@ impl ClassMetrics {
             };
             cell.get_or_init(register).increment(1);
         }
+    }
+
+    /// Counts one read that was answered with another's call.
+    pub(crate) fn collapsed(&self, metrics: &Metrics) {
+        let register = || metrics.counter("spillway_collapsed_total", &[("class", &self.name)]);
+        self.collapsed.get_or_init(register).increment(1);
     }
 
     /// Counts one refusal, real or of the shadow.

@@ -7,9 +7,11 @@ use arc_swap::ArcSwap;
 use proxy_core::admission::Engine;
 use proxy_core::admission::cost::{Model, Observation, Shape};
 use proxy_core::admission::probe::ProbeView;
+use proxy_core::admission::ramp::Ramp;
 use proxy_core::time::Time;
 
-use crate::admit::Waiter;
+use crate::admit::{Beginner, Waiter};
+use crate::clock;
 use crate::control::host::Sensed;
 use crate::identify::memory::TokenMemory;
 use crate::identify::published::PublishedKeys;
@@ -50,6 +52,8 @@ pub(crate) const POOLS: usize = 8;
 pub(crate) struct Shared {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) engine: Arc<Engine<Waiter>>,
+    /// How watches begin after an outage and after our own start.
+    pub(crate) ramp: Ramp<Beginner>,
     pub(crate) costs: Model,
     pub(crate) tokens: TokenMemory,
     pub(crate) published_keys: PublishedKeys,
@@ -84,6 +88,7 @@ impl Shared {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             engine,
+            ramp: Ramp::new(clock::now()),
             costs: Model::new(),
             tokens: TokenMemory::new(TOKENS),
             published_keys: PublishedKeys::default(),
@@ -114,6 +119,11 @@ impl Shared {
         } else if self.calm_since.load(Ordering::Relaxed) == u64::MAX {
             self.calm_since.store(now.0, Ordering::Relaxed);
         }
+    }
+
+    /// Whether nothing queues at the server.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.calm_since.load(Ordering::Relaxed) != u64::MAX
     }
 
     /// Tells the cost model what a request of `shape`, sent at `sent`, took until `done`. Its time counts only if the server

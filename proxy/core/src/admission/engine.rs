@@ -190,6 +190,18 @@ impl<W: Wake> Engine<W> {
         self.inner.desk().watch.culprit()
     }
 
+    /// Whether decisions about this tenant are carried out.
+    #[must_use]
+    pub fn enforces(&self, tenant: u64) -> bool {
+        self.inner.front.mode_for(tenant) == Mode::Enforce
+    }
+
+    /// Whether anybody waits for room. One load.
+    #[must_use]
+    pub fn somebody_waits(&self) -> bool {
+        self.inner.front.somebody_waits()
+    }
+
     /// Bytes in flight of answers that count. One load.
     #[must_use]
     pub fn bytes_in_flight(&self) -> u64 {

@@ -9,14 +9,18 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::shared::Shared;
 use super::{Account, End, QUIET};
 use crate::accept::endings::Ending;
 use crate::upstream::Way;
+use crate::upstream::collapse::{Cut, Subscriber};
 
 /// The one body type of all answers.
 pub(crate) enum Body {
     /// The upstream's, counted.
     Upstream(Box<Counted>),
+    /// The upstream's, which others read too.
+    Shared(Box<Shared>),
     /// The upstream's, which was here whole when its head was; with its length if the upstream told it.
     Whole {
         /// All of it.
@@ -48,6 +52,9 @@ pub(crate) enum BodyError {
     /// The upstream broke it off.
     #[error(transparent)]
     Upstream(#[from] hyper::Error),
+    /// It is shared, and this reader does not get the rest.
+    #[error(transparent)]
+    Shared(#[from] Cut),
     /// The process stops.
     #[error("the proxy is stopping")]
     Stopping,
@@ -66,6 +73,10 @@ pub(super) enum Ends {
 impl Body {
     pub(crate) fn local(bytes: Bytes) -> Self {
         Self::Local((!bytes.is_empty()).then_some(bytes))
+    }
+
+    pub(crate) fn shared(subscriber: Subscriber, account: Account) -> Self {
+        Self::Shared(Box::new(Shared::new(subscriber, account)))
     }
 
     pub(crate) fn upstream(mut incoming: Incoming, way: Option<Way>, mut account: Account) -> Self {
@@ -198,6 +209,7 @@ impl HttpBody for Body {
             Self::Whole { bytes, .. } => {
                 return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
             }
+            Self::Shared(shared) => return shared.poll(cx),
             Self::Upstream(counted) => counted,
         };
         if let Some(first) = counted.first.take() {
@@ -243,6 +255,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Local(bytes) | Self::Whole { bytes, .. } => bytes.is_none(),
+            Self::Shared(shared) => shared.is_at_end(),
             Self::Upstream(counted) => counted.first.is_none() && counted.incoming.is_end_stream(),
         }
     }
@@ -256,6 +269,7 @@ impl HttpBody for Body {
             Self::Whole { bytes, .. } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
+            Self::Shared(shared) => shared.size_hint(),
             // Asked for before the first piece is.
             Self::Upstream(counted) => with_first(counted),
         }

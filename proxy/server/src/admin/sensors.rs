@@ -10,6 +10,9 @@ pub(super) fn refresh(shared: &Shared) {
             shared.metrics.gauge(name, &[]).set(value);
         }
     };
+    let ramp = shared.ramp.view();
+    gauge("spillway_watch_ramp_rate", Some(ramp.rate));
+    gauge("spillway_watch_ramp_waiting", Some(ramp.waiting as f64));
     let reading = shared.sensed.get(clock::now()).unwrap_or_default();
     let memory = reading.memory;
     let seen = [
