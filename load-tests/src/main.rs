@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use load_tests::control_plane::{ControlPlane, Options, Who};
-use load_tests::{apiserver, attacks, conformance, demo, transparency, watches};
+use load_tests::{apiserver, attacks, conformance, costs, demo, memory, transparency, watches};
 
 #[derive(Debug, Parser)]
 #[command(name = "load-tests", version, about)]
@@ -26,6 +26,8 @@ enum Command {
     Watches(watches::Options),
     Transparency(transparency::Options),
     Conformance(conformance::Options),
+    Costs(costs::Options),
+    Memory(memory::Options),
     /// Runs a real control plane until standard input ends or Ctrl-C.
     ControlPlane {
         /// Directory for its data, certificates and kubeconfigs; a temporary
@@ -55,6 +57,8 @@ fn main() -> ExitCode {
         Command::Watches(options) => watches::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Transparency(options) => transparency::run(&options),
         Command::Conformance(options) => conformance::run(&options),
+        Command::Costs(options) => costs::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Memory(options) => memory::run(&options).map(|()| ExitCode::SUCCESS),
         Command::ControlPlane { dir } => control_plane(dir).map(|()| ExitCode::SUCCESS),
         Command::Spillway { arguments } => {
             let program = OsString::from("spillway");

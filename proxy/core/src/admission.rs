@@ -42,6 +42,7 @@
 mod accounts;
 pub mod cost;
 mod culprit;
+pub mod delays;
 mod desk;
 mod engine;
 mod gate;

@@ -25,7 +25,7 @@ use crate::accept::connection::Connection;
 use crate::accept::endings::Ending;
 use crate::accept::patience::Sight;
 use crate::accept::worker::Worker;
-use crate::attribute::Facts;
+use crate::attribute::{Facts, Traffic};
 use crate::clock;
 use crate::identify::Identified;
 use crate::metrics::{ClassMetrics, Code};
@@ -204,9 +204,11 @@ impl Account {
                 self.seat.time();
             }
         } else if let (Some(sent), Some(metrics)) = (self.sent, self.class_metrics()) {
-            metrics
-                .upstream_latency
-                .record(now.saturating_since(sent).as_secs_f64());
+            let took = now.saturating_since(sent);
+            metrics.upstream_latency.record(took.as_secs_f64());
+            if facts.verb == Verb::Get && facts.traffic == Traffic::Short && status.is_success() {
+                self.worker().shared.small_reads.note(took);
+            }
         }
     }
 

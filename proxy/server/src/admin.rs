@@ -2,6 +2,7 @@
 //!
 //! Here tower's ready-made parts do the work: a request takes a bounded time, and there is a bounded number of them.
 
+mod costs;
 mod sensors;
 mod tenants;
 
@@ -99,15 +100,11 @@ fn page(shared: &Shared, method: &Method, path: &str) -> Page {
         }
         "/livez" => text(StatusCode::OK, "ok"),
         "/readyz" => readiness(shared),
-        "/tenants" => {
-            let mut page = text(StatusCode::OK, tenants::page(shared).to_string());
-            let kind = HeaderValue::from_static("application/json");
-            page.headers_mut().insert(CONTENT_TYPE, kind);
-            page
-        }
+        "/tenants" => json(&tenants::page(shared)),
+        "/costs" => json(&costs::page(shared)),
         _ => text(
             StatusCode::NOT_FOUND,
-            "pages: /metrics /livez /readyz /tenants",
+            "pages: /metrics /livez /readyz /tenants /costs",
         ),
     }
 }
@@ -266,6 +263,13 @@ fn refresh(shared: &Shared) {
             *until as f64,
         );
     }
+}
+
+fn json(value: &serde_json::Value) -> Page {
+    let mut page = text(StatusCode::OK, value.to_string());
+    let kind = HeaderValue::from_static("application/json");
+    page.headers_mut().insert(CONTENT_TYPE, kind);
+    page
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Page {

@@ -7,12 +7,14 @@ pub(crate) mod overload;
 pub(crate) mod probe;
 pub(crate) mod published_keys;
 pub(crate) mod reload;
+pub(crate) mod scrape;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use proxy_core::admission::{Signals, probe::Tracker};
+use proxy_core::admission::{Memory, Signals, probe::Tracker};
+use proxy_core::time::Time;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
@@ -40,6 +42,7 @@ pub(crate) async fn run(
     let reloading =
         tokio::task::spawn_local(reload::run(reloader, Arc::clone(&shared), stop.clone()));
     let fetching = tokio::task::spawn_local(published_keys::run(Arc::clone(&shared), stop.clone()));
+    let scraping = tokio::task::spawn_local(scrape::run(Arc::clone(&shared), stop.clone()));
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = 0_u32;
@@ -65,10 +68,21 @@ pub(crate) async fn run(
         }
         if count.is_multiple_of(UPKEEP_TICKS) {
             shared.metrics.upkeep();
+            shared.turn_delays();
         }
     }
     reloading.abort();
     fetching.abort();
+    scraping.abort();
+}
+
+/// The host's word on the server's memory, or else its own.
+fn memory(shared: &Shared, now: Time) -> Option<Memory> {
+    let sensed = shared.sensed.get(now).and_then(|reading| reading.memory);
+    sensed.or_else(|| {
+        let limit = shared.snapshot.load().config.upstream.memory_limit;
+        shared.said.memory(limit, now)
+    })
 }
 
 fn tick(
@@ -83,7 +97,7 @@ fn tick(
         upstream_429: seen.upstream_429.swap(0, Ordering::Relaxed),
         upstream_504: seen.upstream_504.swap(0, Ordering::Relaxed),
         connect_failures: seen.connect_failures.swap(0, Ordering::Relaxed),
-        memory: shared.sensed.get(now).and_then(|reading| reading.memory),
+        memory: memory(shared, now),
     };
     for (code, count) in [("429", signals.upstream_429), ("504", signals.upstream_504)] {
         if count > 0 {

@@ -303,6 +303,22 @@ impl Metrics {
                 "Watches that wait to begin for that reason.",
             ),
             (
+                "spillway_small_read_seconds",
+                "Median of 5 s: from sending a read of one object to the head of its answer.",
+            ),
+            (
+                "spillway_small_read_p99_seconds",
+                "Of the same, the 99th percentile.",
+            ),
+            (
+                "spillway_shared_probe_seconds",
+                "Median of 5 s: a ping over connections that requests share.",
+            ),
+            (
+                "spillway_counted_resources",
+                "Resources of which the apiserver has told how many objects there are.",
+            ),
+            (
                 "spillway_sensor_seen",
                 "1 while a sensor of the apiserver says something, by sensor; what is not seen bounds nothing.",
             ),

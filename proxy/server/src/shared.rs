@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use proxy_core::admission::Engine;
 use proxy_core::admission::cost::{Model, Observation, Shape};
+use proxy_core::admission::delays::{Delays, Quantiles, Window};
 use proxy_core::admission::probe::ProbeView;
 use proxy_core::admission::ramp::Ramp;
 use proxy_core::time::Time;
@@ -13,6 +14,7 @@ use proxy_core::time::Time;
 use crate::admit::{Beginner, Waiter};
 use crate::clock;
 use crate::control::host::Sensed;
+use crate::control::scrape::Said;
 use crate::identify::memory::TokenMemory;
 use crate::identify::published::PublishedKeys;
 use crate::lane::Lane;
@@ -62,6 +64,14 @@ pub(crate) struct Shared {
     pub(crate) signals: SeenSignals,
     /// What the host shows of the apiserver.
     pub(crate) sensed: Sensed,
+    /// What it says of itself.
+    pub(crate) said: Said,
+    /// From sending a read of one object to the head of its answer.
+    pub(crate) small_reads: Delays,
+    /// Pings over the connections that requests share.
+    pub(crate) pings: Delays,
+    /// Both, as of the last turn.
+    windows: Mutex<[(Window, Option<Quantiles>); 2]>,
     /// The probe as of the last tick.
     pub(crate) probe: Mutex<ProbeView>,
     /// Since when nothing queues at the server, in the clock's microseconds; `u64::MAX` while something does.
@@ -96,6 +106,10 @@ impl Shared {
             names: Names::default(),
             signals: SeenSignals::default(),
             sensed: Sensed::default(),
+            said: Said::default(),
+            small_reads: Delays::default(),
+            pings: Delays::default(),
+            windows: Mutex::default(),
             probe: Mutex::new(ProbeView::calm()),
             calm_since: AtomicU64::new(u64::MAX),
             stopping: AtomicBool::new(false),
@@ -119,6 +133,24 @@ impl Shared {
         } else if self.calm_since.load(Ordering::Relaxed) == u64::MAX {
             self.calm_since.store(now.0, Ordering::Relaxed);
         }
+    }
+
+    /// To be called every few seconds: what small reads and pings took since the last time.
+    pub(crate) fn turn_delays(&self) {
+        if let Ok(mut windows) = self.windows.lock() {
+            for ((window, last), delays) in windows.iter_mut().zip([&self.small_reads, &self.pings])
+            {
+                *last = window.turn(delays);
+            }
+        }
+    }
+
+    /// What small reads and pings took lately.
+    pub(crate) fn delays(&self) -> [Option<Quantiles>; 2] {
+        let windows = self.windows.lock();
+        windows.map_or([None; 2], |windows| {
+            windows.each_ref().map(|(_, last)| *last)
+        })
     }
 
     /// Whether nothing queues at the server.

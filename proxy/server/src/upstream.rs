@@ -8,6 +8,7 @@ pub(crate) mod collapse;
 pub(crate) mod connect;
 pub(crate) mod finish;
 pub(crate) mod headers;
+mod ping;
 pub(crate) mod pool;
 pub(crate) mod upgrade;
 

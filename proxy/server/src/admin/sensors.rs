@@ -10,12 +10,27 @@ pub(super) fn refresh(shared: &Shared) {
             shared.metrics.gauge(name, &[]).set(value);
         }
     };
+    let [reads, pings] = shared.delays();
+    gauge(
+        "spillway_small_read_seconds",
+        reads.map(|reads| reads.p50.as_secs_f64()),
+    );
+    gauge(
+        "spillway_small_read_p99_seconds",
+        reads.map(|reads| reads.p99.as_secs_f64()),
+    );
+    gauge(
+        "spillway_shared_probe_seconds",
+        pings.map(|pings| pings.p50.as_secs_f64()),
+    );
     let ramp = shared.ramp.view();
     gauge("spillway_watch_ramp_rate", Some(ramp.rate));
     gauge("spillway_watch_ramp_waiting", Some(ramp.waiting as f64));
     let reading = shared.sensed.get(clock::now()).unwrap_or_default();
     let memory = reading.memory;
     let seen = [
+        ("small_reads", reads.is_some()),
+        ("shared_probe", pings.is_some()),
         ("memory", memory.is_some()),
         ("cpu", reading.cores.is_some()),
     ];
