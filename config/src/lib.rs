@@ -26,7 +26,7 @@ pub use change::{Applies, Change};
 pub use model::{
     Admission, CgroupSource, Class, Collapse, Config, DEFAULT_CLASSES, DEFAULT_PKI,
     DEFAULT_RESERVED_PORT, Format, KeyPair, Level, Limit, Listen, Log, Match, Mode, Probe, Queue,
-    RequestHeader, RequestHeaders, Reserved, Rule, ServiceAccounts, Tls, Upstream,
+    RequestHeader, RequestHeaders, Reserved, Rule, ServiceAccounts, Stale, Tls, Upstream,
 };
 pub use parse::MAX_TEXT;
 pub use report::{Issue, Report};

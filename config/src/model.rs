@@ -16,7 +16,7 @@ use crate::units::{ByteSize, DurationText, serialize_duration};
 mod admission;
 mod request_header;
 
-pub use admission::{Admission, Class, Collapse, Limit, Match, Mode, Probe, Queue, Rule};
+pub use admission::{Admission, Class, Collapse, Limit, Match, Mode, Probe, Queue, Rule, Stale};
 pub use request_header::RequestHeader;
 
 /// Where kubeadm keeps the cluster's certificates: the default of [`Config::pki`].

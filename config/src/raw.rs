@@ -125,10 +125,18 @@ section!(Admission {
     queue: Queue,
     bytes: Scalar,
     collapse: Scalar,
+    stale: Stale,
     max_shed_share: Scalar,
     enforced_tenants: Scalar,
     classes: Spanned<Vec<Spanned<Class>>>,
     rules: Vec<Spanned<Rule>>,
+});
+
+section!(Stale {
+    users: List,
+    resources: List,
+    bytes: Scalar,
+    max_age: Scalar,
 });
 
 section!(Limit {

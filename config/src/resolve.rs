@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::model::{
     Admission, CgroupSource, Collapse, Config, DEFAULT_PKI, DEFAULT_RESERVED_PORT, Format, KeyPair,
     Level, Limit, Listen, Log, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved,
-    ServiceAccounts, Tls, Upstream,
+    ServiceAccounts, Stale, Tls, Upstream,
 };
 use crate::raw::{self, Scalar};
 use crate::report::Problems;
@@ -328,6 +328,7 @@ impl Values<'_, '_> {
                     ("always", Collapse::Always),
                 ],
             ),
+            stale: self.stale(or_empty!(raw.stale)),
             max_shed_share: self.read(
                 "admission.max_shed_share",
                 raw.max_shed_share.as_ref(),
@@ -344,6 +345,21 @@ impl Values<'_, '_> {
             ),
             rules: rules::rules(self, raw, &classes),
             classes,
+        }
+    }
+
+    fn stale(&mut self, raw: &raw::Stale) -> Stale {
+        let default = Stale::default();
+        Stale {
+            users: self.texts("admission.stale.users", raw.users.as_ref()),
+            resources: self.texts("admission.stale.resources", raw.resources.as_ref()),
+            bytes: self.bytes("admission.stale.bytes", raw.bytes.as_ref(), default.bytes),
+            max_age: self.duration(
+                "admission.stale.max_age",
+                raw.max_age.as_ref(),
+                default.max_age,
+                seconds(1)..=seconds(24 * 3600),
+            ),
         }
     }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use proxy_core::admission::{Outcome, Permit, SMALL_RESPONSE};
@@ -30,6 +31,7 @@ use crate::clock;
 use crate::identify::Identified;
 use crate::metrics::{ClassMetrics, Code};
 use crate::snapshot::Snapshot;
+use crate::upstream::stale::Keeping;
 pub(crate) use body::Body;
 use body::Ends;
 use log::Entry;
@@ -78,6 +80,8 @@ pub(crate) struct Account {
     sent: Option<Time>,
     status: u16,
     bytes: u64,
+    /// Its answer is kept for when the server is away.
+    keeping: Option<Box<Keeping>>,
     /// At so many bytes the permit is charged anew.
     recharge_at: u64,
     end: End,
@@ -131,6 +135,7 @@ impl Account {
             sent: None,
             status: 0,
             bytes: 0,
+            keeping: None,
             recharge_at: u64::MAX,
             end: End::Gone,
             tunnel: None,
@@ -166,6 +171,11 @@ impl Account {
         self.status = status.as_u16();
         self.entry.audit_id = headers.get(AUDIT_ID).cloned();
         self.entry.joined = true;
+    }
+
+    /// Its answer, of which the head is here, is to be kept.
+    pub(crate) fn keep(&mut self, keeping: Option<Keeping>) {
+        self.keeping = keeping.map(Box::new);
     }
 
     /// For the request's body, to tell when it waits for its client.
@@ -231,8 +241,15 @@ impl Account {
     }
 
     /// So many more bytes were passed on. An answer that outgrows its estimate is charged anew each time it has doubled.
-    fn passed(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
+    fn passed(&mut self, piece: &Bytes) {
+        self.bytes += piece.len() as u64;
+        if self
+            .keeping
+            .as_mut()
+            .is_some_and(|keeping| !keeping.passed(piece))
+        {
+            self.keeping = None;
+        }
         if self.bytes > self.recharge_at {
             self.recharge_at = self.bytes.saturating_mul(2);
             self.seat.outgrown(self.bytes);
@@ -326,6 +343,11 @@ impl Drop for Account {
         let long_running = self.facts.as_ref().is_some_and(|facts| facts.long_running);
         if self.end == End::Complete && !long_running {
             self.learn(now);
+        }
+        if let Some(keeping) = self.keeping.take()
+            && self.end == End::Complete
+        {
+            keeping.end(&self.worker().shared.stale, now);
         }
         self.release(self.outcome());
         self.worker()

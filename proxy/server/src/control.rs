@@ -110,6 +110,7 @@ fn tick(
     let target = shared.snapshot.load().settings.target;
     let calm = !view.blind && !view.down && view.excess < target / 4;
     shared.set_calm(calm, now);
+    shared.down.store(view.down, Ordering::Relaxed);
     shared.engine.tick(&signals, now);
     let told = shared.ramp.tick(&view, target, now);
     for (waiters, begins) in [(told.begin, true), (told.refused, false)] {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use config::Collapse;
 use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue};
 use http::{Request, Response, Version, request};
@@ -33,6 +34,7 @@ use crate::snapshot::Snapshot;
 use crate::upstream::body::RequestBody;
 use crate::upstream::collapse::{Joining, Key, Landed, Subscriber};
 use crate::upstream::finish::Finishing;
+use crate::upstream::stale::{self, Keeping};
 use crate::upstream::{Outbound, headers, upgrade};
 
 /// Answers one request, the `number`th of its connection. Never fails: whatever goes wrong becomes an answer.
@@ -58,6 +60,10 @@ pub(crate) async fn handle(
         Ok(Served::Answer(mut response)) => {
             respond::tell_level(response.headers_mut(), worker.shared.engine.level());
             response.map(|(body, way)| Body::upstream(body, way, account))
+        }
+        Ok(Served::Stale(response)) => {
+            account.answered(response.status().as_u16());
+            response.map(Body::local)
         }
         Ok(Served::Shared(mut response)) => {
             respond::tell_level(response.headers_mut(), worker.shared.engine.level());
@@ -97,6 +103,7 @@ pub(crate) async fn handle(
 enum Served {
     Answer(Response<(Incoming, Option<crate::upstream::Way>)>),
     Shared(Response<Subscriber>),
+    Stale(Response<Bytes>),
     Tunnel(Response<Body>, upgrade::Tunnel),
 }
 
@@ -163,6 +170,22 @@ async fn serve(
     worker.noted.note(known, facts.shape.hash(), || {
         names::shape(&attributes, &facts)
     });
+
+    let stale = &snapshot.config.admission.stale;
+    let keep = stale::Key::of(&head, &attributes, &identified.identity, stale);
+    let last = || {
+        let key = keep.as_ref()?;
+        let now = clock::now();
+        let kept = worker.shared.stale.get(key, stale.max_age, now)?;
+        let class = snapshot.class(classified.class);
+        class.metrics.stale(&worker.shared.metrics);
+        Some(Served::Stale(kept))
+    };
+    if worker.shared.down.load(Ordering::Relaxed)
+        && let Some(served) = last()
+    {
+        return Ok(served);
+    }
 
     let token = learn::token_to_learn(&identified, &head.headers);
     let joinable = client.is_none()
@@ -238,7 +261,13 @@ async fn serve(
                 Kind::Short if !facts.long_running => {
                     Finishing::new(asking, account.sight()).await?
                 }
-                _ => asking.await?,
+                _ => match asking.await {
+                    Err(error) if error.unreachable() => {
+                        // Nobody has seen yet that it is away.
+                        return last().ok_or_else(|| error.into());
+                    }
+                    asked => asked?,
+                },
             };
             (inbound.response, Some(inbound.way))
         }
@@ -247,6 +276,11 @@ async fn serve(
     // Account: the head now, the rest as the body streams by.
     headers::take_off_answer(response.headers_mut());
     account.head(response.status(), response.headers());
+    if let Some(key) = keep {
+        let (store, now) = (&worker.shared.stale, clock::now());
+        let (status, headers) = (response.status(), response.headers());
+        account.keep(Keeping::begin(store, key, status, headers, stale, now));
+    }
     learn::from_answer(worker, snapshot, &identified, token, response.status(), now);
     Ok(match (leader, way) {
         (Some(leader), Some(way)) => match leader.landed(response, way) {

@@ -168,6 +168,10 @@ impl Metrics {
                 "Reads answered with an identical call of the same caller, by class.",
             ),
             (
+                "spillway_stale_total",
+                "LISTs answered with their last good answer while the apiserver was away, by class.",
+            ),
+            (
                 "spillway_shadow_shed_total",
                 "Requests that `enforce` would have refused, by class and reason.",
             ),
@@ -318,6 +322,7 @@ impl Metrics {
                 "spillway_counted_resources",
                 "Resources of which the apiserver has told how many objects there are.",
             ),
+            ("spillway_stale_bytes", "Last good answers kept."),
             (
                 "spillway_sensor_seen",
                 "1 while a sensor of the apiserver says something, by sensor; what is not seen bounds nothing.",
@@ -375,6 +380,7 @@ pub(crate) struct ClassMetrics {
     pub(crate) upstream_latency: Histogram,
     pub(crate) response_bytes: Counter,
     collapsed: OnceLock<Counter>,
+    stale: OnceLock<Counter>,
 }
 
 impl std::fmt::Debug for ClassMetrics {
@@ -398,6 +404,7 @@ impl ClassMetrics {
             upstream_latency: metrics.histogram("spillway_upstream_latency_seconds", &labels),
             response_bytes: metrics.counter("spillway_response_bytes_total", &labels),
             collapsed: OnceLock::new(),
+            stale: OnceLock::new(),
         }
     }
 
@@ -428,6 +435,12 @@ impl ClassMetrics {
     pub(crate) fn collapsed(&self, metrics: &Metrics) {
         let register = || metrics.counter("spillway_collapsed_total", &[("class", &self.name)]);
         self.collapsed.get_or_init(register).increment(1);
+    }
+
+    /// Counts one LIST that was answered with what was last answered.
+    pub(crate) fn stale(&self, metrics: &Metrics) {
+        let register = || metrics.counter("spillway_stale_total", &[("class", &self.name)]);
+        self.stale.get_or_init(register).increment(1);
     }
 
     /// Counts one refusal, real or of the shadow.

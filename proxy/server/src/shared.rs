@@ -21,6 +21,7 @@ use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::snapshot::Snapshot;
+use crate::upstream::stale::Store;
 
 /// Bearer tokens remembered.
 const TOKENS: usize = 50_000;
@@ -62,6 +63,10 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) names: Names,
     pub(crate) signals: SeenSignals,
+    /// Last good answers for when the server is away.
+    pub(crate) stale: Arc<Store>,
+    /// The server cannot be asked.
+    pub(crate) down: AtomicBool,
     /// What the host shows of the apiserver.
     pub(crate) sensed: Sensed,
     /// What it says of itself.
@@ -105,6 +110,8 @@ impl Shared {
             metrics,
             names: Names::default(),
             signals: SeenSignals::default(),
+            stale: Arc::default(),
+            down: AtomicBool::new(false),
             sensed: Sensed::default(),
             said: Said::default(),
             small_reads: Delays::default(),

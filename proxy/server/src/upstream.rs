@@ -10,6 +10,7 @@ pub(crate) mod finish;
 pub(crate) mod headers;
 mod ping;
 pub(crate) mod pool;
+pub(crate) mod stale;
 pub(crate) mod upgrade;
 
 use std::cell::Cell;

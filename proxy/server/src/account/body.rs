@@ -91,7 +91,7 @@ impl Body {
                 first = Some(frame);
             }
             if let Some(data) = data_of(first.as_ref()) {
-                account.passed(data.len());
+                account.passed(data);
             }
             if incoming.is_end_stream()
                 && let Some(bytes) = data_of(first.as_ref()).cloned()
@@ -227,7 +227,7 @@ impl HttpBody for Body {
         match Pin::new(&mut counted.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(data), Some(account)) = (frame.data_ref(), &mut counted.account) {
-                    account.passed(data.len());
+                    account.passed(data);
                     account.waits();
                     counted.quiet = None;
                 }

@@ -34,7 +34,7 @@ impl Shared {
         };
         match polled {
             Poll::Ready(Some(Ok(piece))) => {
-                account.passed(piece.len());
+                account.passed(&piece);
                 account.waits();
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }

@@ -23,6 +23,7 @@ pub(super) fn refresh(shared: &Shared) {
         "spillway_shared_probe_seconds",
         pings.map(|pings| pings.p50.as_secs_f64()),
     );
+    gauge("spillway_stale_bytes", Some(shared.stale.bytes() as f64));
     let ramp = shared.ramp.view();
     gauge("spillway_watch_ramp_rate", Some(ramp.rate));
     gauge("spillway_watch_ramp_waiting", Some(ramp.waiting as f64));

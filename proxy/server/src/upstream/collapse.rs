@@ -17,7 +17,7 @@
 //!
 //! Per worker: nothing is locked, and as many calls go out as there are workers.
 
-mod key;
+pub(super) mod key;
 mod stream;
 
 use std::cell::{Cell, RefCell};

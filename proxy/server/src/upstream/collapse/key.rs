@@ -24,7 +24,7 @@ const IGNORED: [&str; 11] = [
 ];
 
 /// Keys longer than this are not worth keeping.
-const LONGEST: usize = 16 * 1024;
+pub(in crate::upstream) const LONGEST: usize = 16 * 1024;
 
 /// Caller, URL and headers, byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -94,7 +94,8 @@ fn caller(identified: &Identified, snapshot: &Snapshot, bytes: &mut Vec<u8>) -> 
     Some(())
 }
 
-fn headers(headers: &HeaderMap, bytes: &mut Vec<u8>) {
+/// Of all headers that may change an answer.
+pub(in crate::upstream) fn headers(headers: &HeaderMap, bytes: &mut Vec<u8>) {
     let counts = |name: &HeaderName| name != AUTHORIZATION && !IGNORED.contains(&name.as_str());
     let mut names: Vec<&HeaderName> = headers.keys().filter(|name| counts(name)).collect();
     names.sort_unstable_by_key(|name| name.as_str());
@@ -107,7 +108,7 @@ fn headers(headers: &HeaderMap, bytes: &mut Vec<u8>) {
 }
 
 /// With its length before it, so that no two lists of parts make the same bytes.
-fn put(bytes: &mut Vec<u8>, part: &[u8]) {
+pub(in crate::upstream) fn put(bytes: &mut Vec<u8>, part: &[u8]) {
     bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
     bytes.extend_from_slice(part);
 }
