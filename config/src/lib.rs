@@ -13,6 +13,7 @@
 mod change;
 mod check;
 mod model;
+mod origin;
 mod parse;
 mod patterns;
 mod raw;
@@ -24,11 +25,13 @@ mod units;
 
 pub use change::{Applies, Change};
 pub use model::{
-    Admission, CgroupSource, Class, Collapse, Config, DEFAULT_CLASSES, DEFAULT_PKI,
-    DEFAULT_RESERVED_PORT, Format, KeyPair, Level, Limit, Listen, Log, Match, Mode, Probe, Queue,
-    RequestHeader, RequestHeaders, Reserved, Rule, ServiceAccounts, Stale, Tls, Upstream,
+    Admin, Admission, CgroupSource, Check, Class, Collapse, Config, DEFAULT_CLASSES, DEFAULT_PKI,
+    DEFAULT_RESERVED_PORT, DEFAULT_SOCKET, Format, KeyPair, Level, Limit, Listen, Log, Match, Mode,
+    Probe, Queue, RequestHeader, RequestHeaders, Reserved, Rule, ServiceAccounts, Stale, Tls,
+    Upstream,
 };
+pub use origin::Origins;
 pub use parse::MAX_TEXT;
 pub use report::{Issue, Report};
 pub use schema::schema;
-pub use units::{ByteSize, Percent};
+pub use units::{ByteSize, Percent, parse_duration};

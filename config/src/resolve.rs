@@ -8,15 +8,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::{
-    Admission, CgroupSource, Collapse, Config, DEFAULT_PKI, DEFAULT_RESERVED_PORT, Format, KeyPair,
-    Level, Limit, Listen, Log, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved,
-    ServiceAccounts, Stale, Tls, Upstream,
+    Admission, CgroupSource, Config, DEFAULT_PKI, DEFAULT_RESERVED_PORT, Format, KeyPair, Level,
+    Limit, Listen, Log, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved,
+    ServiceAccounts, Tls, Upstream,
 };
+use crate::origin::Origins;
 use crate::raw::{self, Scalar};
 use crate::report::Problems;
 use crate::units::parse_percent;
 use crate::{patterns, rules};
 
+mod degrade;
+mod operators;
 mod values;
 
 pub(crate) use values::{Values, unknown};
@@ -29,25 +32,30 @@ macro_rules! or_empty {
 }
 
 /// Resolves a whole file.
-pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> Config {
-    let mut values = Values { problems };
+pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> (Config, Origins) {
+    let mut values = Values {
+        problems,
+        origins: Origins::default(),
+    };
     let pki = values.path("pki", file.pki.as_ref(), PathBuf::from(DEFAULT_PKI));
     let no_listen = raw::Listen::default();
     let listen = file
         .listen
         .as_ref()
         .map_or(&no_listen, |listen| &listen.value);
-    Config {
+    let config = Config {
         listen: values.listen(listen),
         tls: values.tls(or_empty!(file.tls), &pki),
         upstream: values.upstream(or_empty!(file.upstream), &pki),
         service_accounts: values.service_accounts(or_empty!(file.service_accounts), &pki),
         request_header: values.request_header(or_empty!(file.request_header)),
-        reserved: values.reserved(or_empty!(file.reserved)),
+        reserved: values.reserved(or_empty!(file.reserved), &pki),
+        admin: values.admin(or_empty!(file.admin)),
         admission: values.admission(or_empty!(file.admission)),
         log: values.log(or_empty!(file.log)),
         pki,
-    }
+    };
+    (config, values.origins)
 }
 
 impl Values<'_, '_> {
@@ -267,13 +275,15 @@ impl Values<'_, '_> {
         }
     }
 
-    fn reserved(&mut self, raw: &raw::Reserved) -> Reserved {
+    fn reserved(&mut self, raw: &raw::Reserved, pki: &Path) -> Reserved {
         let default = Reserved::default();
+        let client_ca = raw
+            .client_ca
+            .as_ref()
+            .map(|path| self.path("reserved.client_ca", Some(path), PathBuf::new()));
         Reserved {
-            client_ca: raw
-                .client_ca
-                .as_ref()
-                .map(|path| self.path("reserved.client_ca", Some(path), PathBuf::new())),
+            revoked: self.revoked(raw, client_ca.as_deref()),
+            client_ca,
             users: self.texts("reserved.users", raw.users.as_ref()),
             groups: match &raw.groups {
                 Some(_) => self.texts("reserved.groups", raw.groups.as_ref()),
@@ -297,6 +307,7 @@ impl Values<'_, '_> {
                 default.max_connections,
                 1..=100_000,
             ),
+            check: self.check(or_empty!(raw.check), pki),
         }
     }
 
@@ -318,16 +329,7 @@ impl Values<'_, '_> {
             probe: self.probe(or_empty!(raw.probe)),
             queue: self.queue(or_empty!(raw.queue)),
             bytes: self.bytes("admission.bytes", raw.bytes.as_ref(), default.bytes),
-            collapse: self.choice(
-                "admission.collapse",
-                raw.collapse.as_ref(),
-                default.collapse,
-                &[
-                    ("off", Collapse::Off),
-                    ("congested", Collapse::Congested),
-                    ("always", Collapse::Always),
-                ],
-            ),
+            collapse: self.collapse(raw.collapse.as_ref()),
             stale: self.stale(or_empty!(raw.stale)),
             max_shed_share: self.read(
                 "admission.max_shed_share",
@@ -348,36 +350,16 @@ impl Values<'_, '_> {
         }
     }
 
-    fn stale(&mut self, raw: &raw::Stale) -> Stale {
-        let default = Stale::default();
-        Stale {
-            users: self.texts("admission.stale.users", raw.users.as_ref()),
-            resources: self.texts("admission.stale.resources", raw.resources.as_ref()),
-            bytes: self.bytes("admission.stale.bytes", raw.bytes.as_ref(), default.bytes),
-            max_age: self.duration(
-                "admission.stale.max_age",
-                raw.max_age.as_ref(),
-                default.max_age,
-                seconds(1)..=seconds(24 * 3600),
-            ),
-        }
-    }
-
     fn limit(&mut self, raw: &raw::Limit) -> Limit {
         let default = Limit::default();
-        let range = millis(1)..=seconds(600);
-        let mut bound = |key: &str, value: Option<&Scalar>, default| {
-            self.duration(
-                &format!("admission.limit.{key}"),
-                value,
-                default,
-                range.clone(),
-            )
+        let mut bound = |key: &str, value: Option<&Scalar>, default, least| {
+            let range = millis(least)..=seconds(600);
+            self.duration(&format!("admission.limit.{key}"), value, default, range)
         };
         Limit {
-            initial: bound("initial", raw.initial.as_ref(), default.initial),
-            min: bound("min", raw.min.as_ref(), default.min),
-            max: bound("max", raw.max.as_ref(), default.max),
+            initial: bound("initial", raw.initial.as_ref(), default.initial, 0),
+            min: bound("min", raw.min.as_ref(), default.min, 1),
+            max: bound("max", raw.max.as_ref(), default.max, 1),
         }
     }
 

@@ -222,7 +222,10 @@ async fn list(client: ApiClient, tally: Arc<Tally>) {
                     let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
                     tally.bytes.fetch_add(bytes, Ordering::Relaxed);
                 }
-                Err(_) => whole = false,
+                Err(_) => {
+                    whole = false;
+                    break;
+                }
             }
         }
         let counted = match status {

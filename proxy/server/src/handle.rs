@@ -4,23 +4,25 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use config::Collapse;
-use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue};
+use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, USER_AGENT};
 use http::{Request, Response, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use proxy_core::admission::Kind;
 use proxy_core::attributes::Verb;
+use proxy_core::classify::ClassId;
 use tower::Service as _;
 
 use crate::accept::connection::Connection;
 use crate::accept::tricks;
 use crate::accept::worker::Worker;
 use crate::account::log::Entry;
-use crate::account::{Account, Body, learn};
+use crate::account::{AUDIT_ID, Account, Body, learn};
 use crate::admit::admit;
 use crate::attribute::{self, Facts};
 use crate::classify::classify;
@@ -36,6 +38,9 @@ use crate::upstream::collapse::{Joining, Key, Landed, Subscriber};
 use crate::upstream::finish::Finishing;
 use crate::upstream::stale::{self, Keeping};
 use crate::upstream::{Outbound, headers, upgrade};
+
+/// The longest audit id taken from a client, as kube-apiserver takes it.
+const MOST_AUDIT_ID: usize = 64;
 
 /// Answers one request, the `number`th of its connection. Never fails: whatever goes wrong becomes an answer.
 pub(crate) async fn handle(
@@ -88,6 +93,8 @@ pub(crate) async fn handle(
             account.entry.refused = Some(error.to_string());
             let mut response = respond::error(&error, watch, fastrand::u32(..));
             respond::tell_level(response.headers_mut(), worker.shared.engine.level());
+            let id = account.entry.audit_id.get_or_insert_with(respond::audit_id);
+            response.headers_mut().insert(AUDIT_ID, id.clone());
             account.answered(response.status().as_u16());
             response
         }
@@ -154,6 +161,7 @@ async fn serve(
         classified.class.index()
     };
     account.class = Some(class);
+    account.entry.rule = Some(classified.rule);
     account.facts = Some(facts.clone());
     if facts.long_running && worker.shared.stopping.load(Ordering::Relaxed) {
         connection.leave();
@@ -190,7 +198,12 @@ async fn serve(
     let token = learn::token_to_learn(&identified, &head.headers);
     let joinable = client.is_none()
         && body.is_end_stream()
-        && shall_collapse(worker, snapshot, identified.identity.tenant());
+        && shall_collapse(
+            worker,
+            snapshot,
+            classified.class,
+            identified.identity.tenant(),
+        );
     let key = joinable
         .then(|| Key::of(&head, &attributes, &identified, snapshot))
         .flatten();
@@ -292,14 +305,14 @@ async fn serve(
 }
 
 /// Whether identical reads of this tenant share their calls now.
-fn shall_collapse(worker: &Worker, snapshot: &Snapshot, tenant: u64) -> bool {
+fn shall_collapse(worker: &Worker, snapshot: &Snapshot, class: ClassId, tenant: u64) -> bool {
     let shared = &worker.shared;
     let now = match snapshot.config.admission.collapse {
         Collapse::Off => false,
         Collapse::Congested => !shared.is_calm() || shared.engine.somebody_waits(),
         Collapse::Always => true,
     };
-    now && worker.lane == Lane::Main && shared.engine.enforces(tenant)
+    now && worker.lane == Lane::Main && shared.engine.enforces(class, tenant)
 }
 
 /// The reserved lane's sessions are bounded by its connections.
@@ -315,10 +328,17 @@ fn entry(connection: &Connection, head: &request::Parts) -> Entry {
         path: head.uri.path_and_query().cloned().unwrap_or_else(root),
         address: connection.peer.ip(),
         identity: None,
-        audit_id: None,
+        audit_id: head
+            .headers
+            .get(AUDIT_ID)
+            .filter(|id| id.len() <= MOST_AUDIT_ID)
+            .cloned(),
         refused: None,
         joined: false,
         break_glass: false,
+        user_agent: head.headers.get(USER_AGENT).cloned(),
+        rule: None,
+        cost: Duration::ZERO,
     }
 }
 

@@ -14,12 +14,15 @@ use proxy_core::time::Time;
 use crate::admit::{Beginner, Waiter};
 use crate::clock;
 use crate::control::host::Sensed;
+use crate::control::lane_check::LaneCheck;
 use crate::control::scrape::Said;
 use crate::identify::memory::TokenMemory;
 use crate::identify::published::PublishedKeys;
 use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::names::Names;
+use crate::overrides::{self, ModeChange, Overrides};
+use crate::recent::Recent;
 use crate::snapshot::Snapshot;
 use crate::upstream::stale::Store;
 
@@ -77,6 +80,12 @@ pub(crate) struct Shared {
     pub(crate) pings: Delays,
     /// Both, as of the last turn.
     windows: Mutex<[(Window, Option<Quantiles>); 2]>,
+    /// What operators changed about the mode at run time.
+    pub(crate) overrides: Overrides,
+    /// The last requests.
+    pub(crate) recent: Recent,
+    /// Whether a call through the reserved lane works.
+    pub(crate) lane_check: LaneCheck,
     /// The probe as of the last tick.
     pub(crate) probe: Mutex<ProbeView>,
     /// Since when nothing queues at the server, in the clock's microseconds; `u64::MAX` while something does.
@@ -117,6 +126,9 @@ impl Shared {
             small_reads: Delays::default(),
             pings: Delays::default(),
             windows: Mutex::default(),
+            overrides: Overrides::default(),
+            recent: Recent::default(),
+            lane_check: LaneCheck::default(),
             probe: Mutex::new(ProbeView::calm()),
             calm_since: AtomicU64::new(u64::MAX),
             stopping: AtomicBool::new(false),
@@ -131,6 +143,18 @@ impl Shared {
             Lane::Main => &self.lanes[0],
             Lane::Reserved => &self.lanes[1],
         }
+    }
+
+    /// Changes what stands above the configuration about the mode, and puts both in force.
+    pub(crate) fn change_mode<T>(&self, change: impl FnOnce(&mut Vec<ModeChange>) -> T) -> T {
+        self.overrides.with(|changes| {
+            let result = change(changes);
+            let snapshot = self.snapshot.load();
+            let mut settings = snapshot.settings.clone();
+            overrides::apply(changes, &mut settings, &snapshot.policy);
+            self.engine.reconfigure(settings, clock::now());
+            result
+        })
     }
 
     /// Whether service times say something about cost: nothing else queues at the server.

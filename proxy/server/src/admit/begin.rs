@@ -34,7 +34,7 @@ pub(super) async fn begin(
     ask: &Ask,
 ) -> Result<(), Error> {
     let shared = &worker.shared;
-    if shared.ramp.is_over() || !shared.engine.enforces(ask.tenant) {
+    if shared.ramp.is_over() || !shared.engine.enforces(ask.class, ask.tenant) {
         return Ok(());
     }
     let queue = &snapshot.settings.queue;
