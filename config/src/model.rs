@@ -11,14 +11,14 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::units::{DurationText, serialize_duration};
+use crate::units::{ByteSize, DurationText, serialize_duration};
 
 mod admission;
 mod limits;
 mod operators;
 mod request_header;
 
-pub use admission::{Admission, Class, Limit, Match, Mode, Probe, Queue, Rule};
+pub use admission::{Admission, Class, Collapse, Limit, Match, Mode, Probe, Queue, Rule, Stale};
 pub use limits::{Cancel, Confine, HardLimit, Per, Period, Rate};
 pub use operators::{Admin, Check, DEFAULT_SOCKET};
 pub use request_header::RequestHeader;
@@ -215,6 +215,28 @@ pub struct KeyPair {
     pub key: PathBuf,
 }
 
+/// `upstream.cgroup`: where the server's memory and CPU are seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum CgroupSource {
+    /// Of the process that listens on `upstream.address`.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Off,
+    /// The folder of a cgroup of version 2.
+    Folder(PathBuf),
+}
+
+impl Serialize for CgroupSource {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Off => serializer.serialize_str("off"),
+            Self::Folder(path) => path.serialize(serializer),
+        }
+    }
+}
+
 /// `upstream`: the one kube-apiserver behind this proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
@@ -247,6 +269,16 @@ pub struct Upstream {
     #[serde(serialize_with = "serialize_duration")]
     #[schemars(with = "DurationText")]
     pub connect_timeout: Duration,
+    /// `upstream.cgroup`: where the server's memory and CPU are seen: `auto`, `off`, or the
+    /// folder of its cgroup (version 2). Default `auto`: the process that listens on
+    /// `upstream.address`, which in a container takes `hostPID`, the right to look at it
+    /// (root, or SYS_PTRACE) and the host's `/sys/fs/cgroup`. What is not found bounds
+    /// nothing.
+    #[schemars(with = "String")]
+    pub cgroup: CgroupSource,
+    /// `upstream.memory_limit`: what the server may use where no cgroup says so,
+    /// 1MiB..=1TiB. Default none: the host's memory.
+    pub memory_limit: Option<ByteSize>,
 }
 
 impl Upstream {
@@ -265,6 +297,8 @@ impl Upstream {
             streams_per_connection: 80,
             max_connections: 1024,
             connect_timeout: Duration::from_secs(2),
+            cgroup: CgroupSource::Auto,
+            memory_limit: None,
         }
     }
 }

@@ -84,6 +84,8 @@ section!(Upstream {
     streams_per_connection: Scalar,
     max_connections: Scalar,
     connect_timeout: Scalar,
+    cgroup: Scalar,
+    memory_limit: Scalar,
 });
 
 section!(RequestHeaders {
@@ -137,6 +139,8 @@ section!(Admission {
     probe: Probe,
     queue: Queue,
     bytes: Scalar,
+    collapse: Scalar,
+    stale: Stale,
     max_shed_share: Scalar,
     enforced_tenants: Scalar,
     classes: Spanned<Vec<Spanned<Class>>>,
@@ -172,6 +176,13 @@ section!(Confine {
 section!(Cancel {
     after: Scalar,
     rate: Scalar,
+});
+
+section!(Stale {
+    users: List,
+    resources: List,
+    bytes: Scalar,
+    max_age: Scalar,
 });
 
 section!(Limit {

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::{
-    Admission, Config, DEFAULT_PKI, DEFAULT_RESERVED_PORT, Format, KeyPair, Level, Limit, Listen,
-    Log, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved, ServiceAccounts, Tls,
-    Upstream,
+    Admission, CgroupSource, Config, DEFAULT_PKI, DEFAULT_RESERVED_PORT, Format, KeyPair, Level,
+    Limit, Listen, Log, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved,
+    ServiceAccounts, Tls, Upstream,
 };
 use crate::origin::Origins;
 use crate::raw::{self, Scalar};
@@ -18,6 +18,7 @@ use crate::report::Problems;
 use crate::units::parse_percent;
 use crate::{limits, patterns, rules};
 
+mod degrade;
 mod operators;
 mod values;
 
@@ -163,6 +164,25 @@ impl Values<'_, '_> {
                 default.connect_timeout,
                 millis(10)..=seconds(60),
             ),
+            cgroup: self.read(
+                "upstream.cgroup",
+                raw.cgroup.as_ref(),
+                default.cgroup,
+                "auto, off, or a folder, as /sys/fs/cgroup/kubepods.slice/...",
+                |text| match text {
+                    "auto" => Ok(CgroupSource::Auto),
+                    "off" => Ok(CgroupSource::Off),
+                    path if path.starts_with('/') => Ok(CgroupSource::Folder(path.into())),
+                    other => Err(format!("`{other}` is not an absolute path")),
+                },
+            ),
+            memory_limit: raw.memory_limit.as_ref().map(|limit| {
+                self.bytes(
+                    "upstream.memory_limit",
+                    Some(limit),
+                    crate::ByteSize::mebibytes(1 << 20),
+                )
+            }),
         }
     }
 
@@ -309,6 +329,8 @@ impl Values<'_, '_> {
             probe: self.probe(or_empty!(raw.probe)),
             queue: self.queue(or_empty!(raw.queue)),
             bytes: self.bytes("admission.bytes", raw.bytes.as_ref(), default.bytes),
+            collapse: self.collapse(raw.collapse.as_ref()),
+            stale: self.stale(or_empty!(raw.stale)),
             max_shed_share: self.read(
                 "admission.max_shed_share",
                 raw.max_shed_share.as_ref(),

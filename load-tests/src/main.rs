@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use load_tests::control_plane::{ControlPlane, Options, Who};
-use load_tests::{apiserver, attacks, conformance, demo, transparency, watches};
+use load_tests::{apiserver, attacks, conformance, costs, demo, memory, transparency, watches};
 
 /// Counts allocations per thread, for the scoreboard's claim that a decision makes none.
 #[global_allocator]
@@ -35,6 +35,8 @@ enum Command {
     Conformance(conformance::Options),
     Simulate(proving::cli::Simulate),
     Scoreboard(proving::cli::Scoreboard),
+    Costs(costs::Options),
+    Memory(memory::Options),
     /// Runs a real control plane until standard input ends or Ctrl-C.
     ControlPlane {
         /// Directory for its data, certificates and kubeconfigs; a temporary
@@ -72,6 +74,8 @@ fn main() -> ExitCode {
                 .map(|()| ExitCode::SUCCESS)
                 .map_err(anyhow::Error::from_boxed)
         }
+        Command::Costs(options) => costs::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Memory(options) => memory::run(&options).map(|()| ExitCode::SUCCESS),
         Command::ControlPlane { dir } => control_plane(dir).map(|()| ExitCode::SUCCESS),
         Command::Spillway { arguments } => {
             let program = OsString::from("spillway");

@@ -23,6 +23,10 @@ pub struct Admission {
     pub queue: Queue,
     /// `bytes`: response bytes in flight, 1MiB..=1TiB. Default 512MiB.
     pub bytes: ByteSize,
+    /// `collapse`: when identical reads of one caller share a call. Default congested.
+    pub collapse: Collapse,
+    /// `stale`: last good answers for when the server is away.
+    pub stale: Stale,
     /// `max_shed_share`: tenants lose at most this share of what they ask for, on average; 100% = no bound.
     ///
     /// The red button of a roll-out: with 5%, a wrong policy costs at most every
@@ -58,6 +62,8 @@ impl Default for Admission {
             probe: Probe::default(),
             queue: Queue::default(),
             bytes: ByteSize::mebibytes(512),
+            collapse: Collapse::default(),
+            stale: Stale::default(),
             max_shed_share: Percent::HUNDRED,
             enforced_tenants: Percent::HUNDRED,
             classes: Vec::new(),
@@ -82,6 +88,49 @@ pub enum Mode {
     /// Decide and carry it out.
     #[default]
     Enforce,
+}
+
+/// `admission.collapse`: when identical reads of one caller share a call to the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Collapse {
+    /// Never.
+    Off,
+    /// While something queues at the server, or waits for admission.
+    #[default]
+    Congested,
+    /// Also on a calm server.
+    Always,
+}
+
+/// `admission.stale`: last good answers to LISTs of `resourceVersion=0`, given to the same
+/// user again while the server cannot be asked, with `Warning` and `X-Spillway-Stale`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
+pub struct Stale {
+    /// `users`: who may have them, as `system:serviceaccount:kube-system:coredns`; one `*`
+    /// at the end makes a prefix. Default none: nothing is kept.
+    pub users: Vec<String>,
+    /// `resources`: of what, as `endpointslices`; one `*` at the end makes a prefix.
+    /// Default everything but secrets, which must be named.
+    pub resources: Vec<String>,
+    /// `bytes`: of all that is kept, 1MiB..=1TiB; one answer may take half. Default 64MiB.
+    pub bytes: ByteSize,
+    /// `max_age`: nothing older is given, 1s..=24h. Default 1h.
+    #[serde(serialize_with = "serialize_duration")]
+    #[schemars(with = "DurationText")]
+    pub max_age: Duration,
+}
+
+impl Default for Stale {
+    fn default() -> Self {
+        Self {
+            users: Vec::new(),
+            resources: Vec::new(),
+            bytes: ByteSize::mebibytes(64),
+            max_age: Duration::from_secs(3_600),
+        }
+    }
 }
 
 /// `admission.limit`: outstanding work the tuner may allow, as server time (a request

@@ -27,6 +27,8 @@ fn tight_proxy(plane: &Plane, mode: Mode) -> Result<Proxy> {
         admission.limit.max = Duration::from_millis(2);
         admission.queue.long_deadline = admission.queue.short_deadline;
         admission.queue.max_waiting = 2;
+        // The herd is to be refused, not to share its calls.
+        admission.collapse = config::Collapse::Off;
     })
 }
 

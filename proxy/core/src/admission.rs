@@ -36,11 +36,13 @@
 //! room, without a lock); `queue`, [`retry_after`], `returns` and `desk` (what happens when there is
 //! none); `meter`, `accounts`, `level` and `culprit` (who asks for how much, whose turn it is,
 //! and who it was); `engine` (both together) and `permit`; [`probe`], `history` and `tuner` (what the
-//! bounds become); `view`. [`limits`] stands beside all of it: the operator's own bounds.
+//! bounds become); `memory` (what its memory means for the bytes in flight); [`ramp`] (how watches begin
+//! again, before the gate); `view`. [`limits`] stands beside all of it: the operator's own bounds.
 
 mod accounts;
 pub mod cost;
 mod culprit;
+pub mod delays;
 mod desk;
 mod engine;
 mod gate;
@@ -48,10 +50,12 @@ mod history;
 mod ledger;
 mod level;
 pub mod limits;
+mod memory;
 mod meter;
 mod permit;
 pub mod probe;
 mod queue;
+pub mod ramp;
 pub mod retry_after;
 mod returns;
 mod settings;
@@ -65,6 +69,7 @@ pub use crate::classify::{ClassId, MAX_CLASSES};
 pub use culprit::Culprit;
 pub use engine::{Engine, Fate, Foresight};
 pub use level::{Level, TenantView};
+pub use memory::Memory;
 pub use permit::{Outcome, Permit, Ticket};
 pub use settings::{
     ClassSettings, Gate, LimitSettings, Mode, Override, QueueSettings, Settings, WrongSettings,
@@ -260,8 +265,8 @@ pub struct Signals {
     pub upstream_504: u32,
     /// Connections to the server that could not be made in this window.
     pub connect_failures: u32,
-    /// The server's memory as a share of what it may use, 0..=1, if known.
-    pub memory_pressure: Option<f32>,
+    /// The server's memory, if it is known.
+    pub memory: Option<Memory>,
 }
 
 impl Signals {
@@ -273,7 +278,12 @@ impl Signals {
             upstream_429: 0,
             upstream_504: 0,
             connect_failures: 0,
-            memory_pressure: None,
+            memory: None,
         }
+    }
+
+    /// The server's memory as a share of what it may use, if known.
+    pub(crate) fn memory_pressure(&self) -> Option<f32> {
+        self.memory.map(|memory| memory.pressure())
     }
 }

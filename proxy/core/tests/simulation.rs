@@ -3,6 +3,10 @@
 //!
 //! Every run is decided by its seed.
 
+#[path = "simulation/heap.rs"]
+mod heap;
+#[path = "simulation/memory.rs"]
+mod memory;
 #[path = "simulation/server.rs"]
 mod server;
 #[path = "simulation/world.rs"]

@@ -9,6 +9,7 @@ mod initial_events;
 pub(crate) mod learn;
 pub(crate) mod log;
 mod seat;
+mod shared;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use proxy_core::admission::limits::Leases;
@@ -28,7 +30,7 @@ use crate::accept::endings::Ending;
 use crate::accept::patience::Sight;
 use crate::accept::worker::Worker;
 use crate::admit::running::{self, Cut};
-use crate::attribute::Facts;
+use crate::attribute::{Facts, Traffic};
 use crate::clock;
 use crate::error::Error;
 use crate::identify::Identified;
@@ -37,6 +39,7 @@ use crate::metrics::{ClassMetrics, Code};
 use crate::snapshot::Snapshot;
 use crate::upstream::Inbound;
 use crate::upstream::finish::Asking;
+use crate::upstream::stale::Keeping;
 pub(crate) use body::Body;
 use body::Ends;
 use log::Entry;
@@ -95,6 +98,8 @@ pub(crate) struct Account {
     sent: Option<Time>,
     status: u16,
     bytes: u64,
+    /// Its answer is kept for when the server is away.
+    keeping: Option<Box<Keeping>>,
     /// At so many bytes the permit is charged anew.
     recharge_at: u64,
     end: End,
@@ -150,6 +155,7 @@ impl Account {
             sent: None,
             status: 0,
             bytes: 0,
+            keeping: None,
             recharge_at: u64::MAX,
             end: End::Gone,
             tunnel: None,
@@ -221,6 +227,20 @@ impl Account {
         }
     }
 
+    /// Another's call answers it, which holds the permit; `status` and `headers` are that answer's.
+    pub(crate) fn joined(&mut self, status: StatusCode, headers: &HeaderMap) {
+        let cut = self.cut.take();
+        self.seat = Seat::new(self.worker().patience.hold(None, cut));
+        self.status = status.as_u16();
+        self.entry.audit_id = headers.get(AUDIT_ID).cloned();
+        self.entry.joined = true;
+    }
+
+    /// Its answer, of which the head is here, is to be kept.
+    pub(crate) fn keep(&mut self, keeping: Option<Keeping>) {
+        self.keeping = keeping.map(Box::new);
+    }
+
     /// For the request's body, to tell when it waits for its client.
     pub(crate) fn sight(&self) -> Option<Sight> {
         self.seat.sight()
@@ -272,9 +292,11 @@ impl Account {
                 self.seat.time();
             }
         } else if let (Some(sent), Some(metrics)) = (self.sent, self.class_metrics()) {
-            metrics
-                .upstream_latency
-                .record(now.saturating_since(sent).as_secs_f64());
+            let took = now.saturating_since(sent);
+            metrics.upstream_latency.record(took.as_secs_f64());
+            if facts.verb == Verb::Get && facts.traffic == Traffic::Short && status.is_success() {
+                self.worker().shared.small_reads.note(took);
+            }
         }
     }
 
@@ -297,8 +319,15 @@ impl Account {
     }
 
     /// So many more bytes were passed on. An answer that outgrows its estimate is charged anew each time it has doubled.
-    fn passed(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
+    fn passed(&mut self, piece: &Bytes) {
+        self.bytes += piece.len() as u64;
+        if self
+            .keeping
+            .as_mut()
+            .is_some_and(|keeping| !keeping.passed(piece))
+        {
+            self.keeping = None;
+        }
         if self.bytes > self.recharge_at {
             self.recharge_at = self.bytes.saturating_mul(2);
             self.seat.outgrown(self.bytes);
@@ -416,6 +445,11 @@ impl Drop for Account {
         let long_running = self.facts.as_ref().is_some_and(|facts| facts.long_running);
         if self.end == End::Complete && !long_running {
             self.learn(now);
+        }
+        if let Some(keeping) = self.keeping.take()
+            && self.end == End::Complete
+        {
+            keeping.end(&self.worker().shared.stale, now);
         }
         self.release(self.outcome());
         if self.end == End::Gone && !long_running && !self.leases.is_empty() {

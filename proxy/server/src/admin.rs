@@ -3,7 +3,9 @@
 //! Here tower's ready-made parts do the work: a request takes a bounded time, and there is a bounded number of them.
 
 mod commands;
+mod costs;
 pub(crate) mod inherit;
+mod sensors;
 pub(crate) mod socket;
 pub(crate) mod status;
 pub(crate) mod tenants;
@@ -103,15 +105,11 @@ fn page(shared: &Shared, method: &Method, path: &str) -> Page {
         }
         "/livez" => text(StatusCode::OK, "ok"),
         "/readyz" => readiness(shared),
-        "/tenants" => {
-            let mut page = text(StatusCode::OK, tenants::page(shared).to_string());
-            let kind = HeaderValue::from_static("application/json");
-            page.headers_mut().insert(CONTENT_TYPE, kind);
-            page
-        }
+        "/tenants" => json(&tenants::page(shared)),
+        "/costs" => json(&costs::page(shared)),
         _ => text(
             StatusCode::NOT_FOUND,
-            "pages: /metrics /livez /readyz /tenants",
+            "pages: /metrics /livez /readyz /tenants /costs",
         ),
     }
 }
@@ -239,6 +237,7 @@ fn refresh(shared: &Shared) {
         );
     }
     configured(shared, &snapshot.config);
+    sensors::refresh(shared);
     for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {
         gauge(
             "spillway_mode",
@@ -337,6 +336,13 @@ fn configured(shared: &Shared, config: &config::Config) {
             f64::from(config.reserved.max_in_flight),
         );
     }
+}
+
+fn json(value: &serde_json::Value) -> Page {
+    let mut page = text(StatusCode::OK, value.to_string());
+    let kind = HeaderValue::from_static("application/json");
+    page.headers_mut().insert(CONTENT_TYPE, kind);
+    page
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Page {

@@ -3,6 +3,7 @@
 //! [`admit`] asks the gate, waits when it is told to, and turns a refusal into what the client is told. A client that
 //! hangs up while waiting drops this future, and with it the ticket.
 
+mod begin;
 pub(crate) mod orders;
 pub(crate) mod running;
 
@@ -12,6 +13,7 @@ use std::sync::atomic::Ordering;
 
 use proxy_core::admission::retry_after;
 use proxy_core::admission::{Ask, Decision, Offer, Permit, Refusal, Wake};
+use proxy_core::attributes::Verb;
 use proxy_core::classify::ClassId;
 use tokio::sync::oneshot;
 
@@ -23,6 +25,7 @@ use crate::identify::Identified;
 use crate::lane::Lane;
 use crate::metrics::reason;
 use crate::snapshot::Snapshot;
+pub(crate) use begin::Beginner;
 
 /// Tells a waiting request what became of it.
 #[derive(Debug)]
@@ -55,6 +58,9 @@ pub(crate) async fn admit(
         instance: identified.identity.instance(address_hash),
         shape: facts.shape.hash(),
     };
+    if facts.verb == Verb::Watch && worker.lane == Lane::Main {
+        begin::begin(worker, snapshot, &ask).await?;
+    }
     let mut decision = None;
     let offer = worker.shared.engine.offer(ask, clock::now(), || {
         let (sender, receiver) = oneshot::channel();

@@ -114,6 +114,16 @@ impl Facts {
     }
 }
 
+/// The hash that shapes have of a resource's collections in the whole cluster.
+pub(crate) fn cluster_resource(group: &str, resource: &str) -> u64 {
+    Hash::new()
+        .text(group)
+        .text(resource)
+        .text("")
+        .text("")
+        .finish()
+}
+
 /// What a request's cost depends on.
 fn shape(attributes: &Attributes<'_>, headers: &HeaderMap) -> Shape {
     let collection = attributes.is_collection_read() || attributes.verb == Verb::DeleteCollection;

@@ -3,19 +3,22 @@
 //! One thread of its own, so that neither lane can delay the sensors, and a scrape can delay nothing.
 
 pub(crate) mod events;
+pub(crate) mod host;
 pub(crate) mod lane_check;
 pub(crate) mod overload;
 pub(crate) mod probe;
 pub(crate) mod published_keys;
 pub(crate) mod reload;
 pub(crate) mod remedy;
+pub(crate) mod scrape;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use proxy_core::admission::{Signals, probe::Tracker};
+use proxy_core::admission::{Memory, Signals, probe::Tracker};
+use proxy_core::time::Time;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
@@ -41,9 +44,11 @@ pub(crate) async fn run(
     mut stop: watch::Receiver<bool>,
 ) {
     let tracker = probe::start(&shared, stop.clone());
+    let _reader = host::start(&shared);
     let reloading =
         tokio::task::spawn_local(reload::run(reloader, Arc::clone(&shared), stop.clone()));
     let fetching = tokio::task::spawn_local(published_keys::run(Arc::clone(&shared), stop.clone()));
+    let scraping = tokio::task::spawn_local(scrape::run(Arc::clone(&shared), stop.clone()));
     let checking =
         tokio::task::spawn_local(lane_check::run(reserved, Arc::clone(&shared), stop.clone()));
     let mut ticks = tokio::time::interval(TICK);
@@ -77,10 +82,12 @@ pub(crate) async fn run(
         }
         if count.is_multiple_of(UPKEEP_TICKS) {
             shared.metrics.upkeep();
+            shared.turn_delays();
         }
     }
     reloading.abort();
     fetching.abort();
+    scraping.abort();
     checking.abort();
 }
 
@@ -96,6 +103,15 @@ fn end_mode_changes(shared: &Shared) {
     }
 }
 
+/// The host's word on the server's memory, or else its own.
+fn memory(shared: &Shared, now: Time) -> Option<Memory> {
+    let sensed = shared.sensed.get(now).and_then(|reading| reading.memory);
+    sensed.or_else(|| {
+        let limit = shared.snapshot.load().config.upstream.memory_limit;
+        shared.said.memory(limit, now)
+    })
+}
+
 fn tick(
     shared: &Shared,
     tracker: &std::rc::Rc<std::cell::RefCell<Tracker>>,
@@ -108,7 +124,7 @@ fn tick(
         upstream_429: seen.upstream_429.swap(0, Ordering::Relaxed),
         upstream_504: seen.upstream_504.swap(0, Ordering::Relaxed),
         connect_failures: seen.connect_failures.swap(0, Ordering::Relaxed),
-        memory_pressure: None,
+        memory: memory(shared, now),
     };
     for (code, count) in [("429", signals.upstream_429), ("504", signals.upstream_504)] {
         if count > 0 {
@@ -121,7 +137,15 @@ fn tick(
     let target = shared.snapshot.load().settings.target;
     let calm = !view.blind && !view.down && view.excess < target / 4;
     shared.set_calm(calm, now);
+    shared.down.store(view.down, Ordering::Relaxed);
     shared.engine.tick(&signals, now);
+    let told = shared.ramp.tick(&view, target, now);
+    for (waiters, begins) in [(told.begin, true), (told.refused, false)] {
+        for waiter in waiters {
+            // Whoever left meanwhile is told nothing.
+            let _ = waiter.send(begins);
+        }
+    }
     if let Ok(mut probe) = shared.probe.lock() {
         *probe = view;
     }

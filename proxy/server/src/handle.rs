@@ -6,13 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+use config::Collapse;
 use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, USER_AGENT};
 use http::{Request, Response, Version, request};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use proxy_core::admission::Kind;
+use proxy_core::admission::{Kind, Mode};
 use proxy_core::admission::limits::Asked;
 use proxy_core::attributes::Verb;
+use proxy_core::classify::ClassId;
 use tower::Service as _;
 
 use crate::accept::connection::Connection;
@@ -31,7 +35,9 @@ use crate::names;
 use crate::respond;
 use crate::snapshot::Snapshot;
 use crate::upstream::body::RequestBody;
+use crate::upstream::collapse::{Joining, Key, Landed, Subscriber};
 use crate::upstream::finish::Finishing;
+use crate::upstream::stale::{self, Keeping};
 use crate::upstream::{Outbound, headers, upgrade};
 
 /// The longest audit id taken from a client, as kube-apiserver takes it.
@@ -60,6 +66,14 @@ pub(crate) async fn handle(
         Ok(Served::Answer(mut response)) => {
             respond::tell_level(response.headers_mut(), worker.shared.engine.level());
             response.map(|(body, way)| Body::upstream(body, way, account))
+        }
+        Ok(Served::Stale(response)) => {
+            account.answered(response.status().as_u16());
+            response.map(Body::local)
+        }
+        Ok(Served::Shared(mut response)) => {
+            respond::tell_level(response.headers_mut(), worker.shared.engine.level());
+            response.map(|subscriber| Body::shared(subscriber, account))
         }
         Ok(Served::Tunnel(response, tunnel)) => {
             connection.tunnelled.set();
@@ -96,6 +110,8 @@ pub(crate) async fn handle(
 
 enum Served {
     Answer(Response<(Incoming, Option<crate::upstream::Way>)>),
+    Shared(Response<Subscriber>),
+    Stale(Response<Bytes>),
     Tunnel(Response<Body>, upgrade::Tunnel),
 }
 
@@ -164,7 +180,34 @@ async fn serve(
         names::shape(&attributes, &facts)
     });
 
+    let stale = &snapshot.config.admission.stale;
+    let keep = stale::Key::of(&head, &attributes, &identified.identity, stale);
+    let last = || {
+        let key = keep.as_ref()?;
+        let now = clock::now();
+        let kept = worker.shared.stale.get(key, stale.max_age, now)?;
+        let class = snapshot.class(classified.class);
+        class.metrics.stale(&worker.shared.metrics);
+        Some(Served::Stale(kept))
+    };
+    if worker.shared.down.load(Ordering::Relaxed)
+        && let Some(served) = last()
+    {
+        return Ok(served);
+    }
+
     let token = learn::token_to_learn(&identified, &head.headers);
+    let joinable = client.is_none()
+        && body.is_end_stream()
+        && shall_collapse(
+            worker,
+            snapshot,
+            classified.class,
+            identified.identity.tenant(),
+        );
+    let key = joinable
+        .then(|| Key::of(&head, &attributes, &identified, snapshot))
+        .flatten();
 
     // Admit, once the client has done its part: what the server has to wait for takes no seat from others.
     let mut body = RequestBody::new(body);
@@ -183,6 +226,19 @@ async fn serve(
         },
     };
     account.holds(orders::obey(worker, snapshot, &facts, &asked, now)?);
+    let mut leader = None;
+    match key.map(|key| worker.upstream.calls().join(key)) {
+        Some(Joining::Joins(follower)) => {
+            if let Some(response) = follower.answer().await {
+                let class = snapshot.class(classified.class);
+                class.metrics.collapsed(&worker.shared.metrics);
+                account.joined(response.status(), response.headers());
+                return Ok(Served::Shared(response));
+            }
+        }
+        Some(Joining::Leads(leads)) => leader = Some(leads),
+        Some(Joining::Alone) | None => {}
+    }
     let permit = admit(
         worker,
         snapshot,
@@ -223,6 +279,9 @@ async fn serve(
             upgrade::Answer::Ordinary(response) => (response, None),
         },
         None => {
+            if let Some(leader) = &leader {
+                leader.sent();
+            }
             let asking = worker.upstream.clone().call(outbound);
             let inbound = match facts.kind {
                 Kind::Short if !facts.long_running => {
@@ -231,7 +290,13 @@ async fn serve(
                     account.holds(leases);
                     inbound
                 }
-                _ => account.unless_ended(asking).await?,
+                _ => match account.unless_ended(asking).await {
+                    Err(Error::Upstream(error)) if error.unreachable() => {
+                        // Nobody has seen yet that it is away.
+                        return last().ok_or_else(|| error.into());
+                    }
+                    asked => asked?,
+                },
             };
             (inbound.response, Some(inbound.way))
         }
@@ -240,8 +305,30 @@ async fn serve(
     // Account: the head now, the rest as the body streams by.
     headers::take_off_answer(response.headers_mut());
     account.head(response.status(), response.headers());
+    if let Some(key) = keep {
+        let (store, now) = (&worker.shared.stale, clock::now());
+        let (status, headers) = (response.status(), response.headers());
+        account.keep(Keeping::begin(store, key, status, headers, stale, now));
+    }
     learn::from_answer(worker, snapshot, &identified, token, response.status(), now);
-    Ok(Served::Answer(response.map(|body| (body, way))))
+    Ok(match (leader, way) {
+        (Some(leader), Some(way)) => match leader.landed(response, way) {
+            Landed::Own(response, way) => Served::Answer(response.map(|body| (body, Some(way)))),
+            Landed::Shared(response) => Served::Shared(response),
+        },
+        (_, way) => Served::Answer(response.map(|body| (body, way))),
+    })
+}
+
+/// Whether identical reads of this tenant share their calls now.
+fn shall_collapse(worker: &Worker, snapshot: &Snapshot, class: ClassId, tenant: u64) -> bool {
+    let shared = &worker.shared;
+    let now = match snapshot.config.admission.collapse {
+        Collapse::Off => false,
+        Collapse::Congested => !shared.is_calm() || shared.engine.somebody_waits(),
+        Collapse::Always => true,
+    };
+    now && worker.lane == Lane::Main && shared.engine.mode_of(class, tenant) == Mode::Enforce
 }
 
 /// The reserved lane's sessions are bounded by its connections.
@@ -263,6 +350,7 @@ fn entry(connection: &Connection, head: &request::Parts) -> Entry {
             .filter(|id| id.len() <= MOST_AUDIT_ID)
             .cloned(),
         refused: None,
+        joined: false,
         break_glass: false,
         user_agent: head.headers.get(USER_AGENT).cloned(),
         rule: None,

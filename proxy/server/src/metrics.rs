@@ -193,6 +193,14 @@ impl Metrics {
                 "Requests refused by admission, by class and reason.",
             ),
             (
+                "spillway_collapsed_total",
+                "Reads answered with an identical call of the same caller, by class.",
+            ),
+            (
+                "spillway_stale_total",
+                "LISTs answered with their last good answer while the apiserver was away, by class.",
+            ),
+            (
                 "spillway_shadow_shed_total",
                 "Requests that `enforce` would have refused, by class and reason.",
             ),
@@ -381,6 +389,60 @@ impl Metrics {
                 "Streams in use on connections to the apiserver, by pool and traffic.",
             ),
             (
+                "spillway_watch_ramp_rate",
+                "Watches that may begin per second after an outage or our own start; 0 = as many as come.",
+            ),
+            (
+                "spillway_watch_ramp_waiting",
+                "Watches that wait to begin for that reason.",
+            ),
+            (
+                "spillway_small_read_seconds",
+                "Median of 5 s: from sending a read of one object to the head of its answer.",
+            ),
+            (
+                "spillway_small_read_p99_seconds",
+                "Of the same, the 99th percentile.",
+            ),
+            (
+                "spillway_shared_probe_seconds",
+                "Median of 5 s: a ping over connections that requests share.",
+            ),
+            (
+                "spillway_counted_resources",
+                "Resources of which the apiserver has told how many objects there are.",
+            ),
+            ("spillway_stale_bytes", "Last good answers kept."),
+            (
+                "spillway_sensor_seen",
+                "1 while a sensor of the apiserver says something, by sensor; what is not seen bounds nothing.",
+            ),
+            (
+                "spillway_upstream_memory_bytes",
+                "Memory used, of the bound that leaves the apiserver least room: its own, its pod's or its host's.",
+            ),
+            ("spillway_upstream_memory_limit_bytes", "That bound."),
+            (
+                "spillway_upstream_memory_stalled_ratio",
+                "Share of 10 s in which all of the apiserver waited for memory.",
+            ),
+            (
+                "spillway_upstream_oom_kills",
+                "Processes killed for want of memory since the apiserver's cgroup exists.",
+            ),
+            (
+                "spillway_upstream_cpu_cores",
+                "Cores the apiserver keeps busy.",
+            ),
+            (
+                "spillway_upstream_cpu_throttled_ratio",
+                "Share of the time in which its CPU quota holds it back.",
+            ),
+            (
+                "spillway_upstream_cpu_stalled_ratio",
+                "Share of 10 s in which some of its threads waited for a core.",
+            ),
+            (
                 "spillway_certificate_expiry_timestamp_seconds",
                 "When a certificate in use ends, by file's role.",
             ),
@@ -408,6 +470,8 @@ pub(crate) struct ClassMetrics {
     pub(crate) queue_delay: Histogram,
     pub(crate) upstream_latency: Histogram,
     pub(crate) response_bytes: Counter,
+    collapsed: OnceLock<Counter>,
+    stale: OnceLock<Counter>,
 }
 
 impl std::fmt::Debug for ClassMetrics {
@@ -432,6 +496,8 @@ impl ClassMetrics {
             queue_delay: metrics.histogram("spillway_queue_delay_seconds", &labels),
             upstream_latency: metrics.histogram("spillway_upstream_latency_seconds", &labels),
             response_bytes: metrics.counter("spillway_response_bytes_total", &labels),
+            collapsed: OnceLock::new(),
+            stale: OnceLock::new(),
         }
     }
 
@@ -456,6 +522,18 @@ impl ClassMetrics {
             };
             cell.get_or_init(register).increment(1);
         }
+    }
+
+    /// Counts one read that was answered with another's call.
+    pub(crate) fn collapsed(&self, metrics: &Metrics) {
+        let register = || metrics.counter("spillway_collapsed_total", &[("class", &self.name)]);
+        self.collapsed.get_or_init(register).increment(1);
+    }
+
+    /// Counts one LIST that was answered with what was last answered.
+    pub(crate) fn stale(&self, metrics: &Metrics) {
+        let register = || metrics.counter("spillway_stale_total", &[("class", &self.name)]);
+        self.stale.get_or_init(register).increment(1);
     }
 
     /// Counts one refusal, real or of the shadow.

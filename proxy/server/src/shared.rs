@@ -6,13 +6,17 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use proxy_core::admission::Engine;
 use proxy_core::admission::cost::{Model, Observation, Shape};
+use proxy_core::admission::delays::{Delays, Quantiles, Window};
 use proxy_core::admission::probe::ProbeView;
+use proxy_core::admission::ramp::Ramp;
 use proxy_core::time::Time;
 
-use crate::admit::Waiter;
 use crate::admit::running::Running;
+use crate::admit::{Beginner, Waiter};
 use crate::clock;
+use crate::control::host::Sensed;
 use crate::control::lane_check::LaneCheck;
+use crate::control::scrape::Said;
 use crate::identify::memory::TokenMemory;
 use crate::identify::published::PublishedKeys;
 use crate::lane::Lane;
@@ -22,6 +26,7 @@ use crate::names::Names;
 use crate::overrides::{self, ModeChange, Overrides};
 use crate::recent::Recent;
 use crate::snapshot::Snapshot;
+use crate::upstream::stale::Store;
 
 /// Bearer tokens remembered.
 const TOKENS: usize = 50_000;
@@ -55,6 +60,8 @@ pub(crate) const POOLS: usize = 8;
 pub(crate) struct Shared {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) engine: Arc<Engine<Waiter>>,
+    /// How watches begin after an outage and after our own start.
+    pub(crate) ramp: Ramp<Beginner>,
     pub(crate) costs: Model,
     pub(crate) tokens: TokenMemory,
     pub(crate) published_keys: PublishedKeys,
@@ -64,6 +71,20 @@ pub(crate) struct Shared {
     /// LISTs that could be broken off.
     pub(crate) running: Arc<Running>,
     pub(crate) signals: SeenSignals,
+    /// Last good answers for when the server is away.
+    pub(crate) stale: Arc<Store>,
+    /// The server cannot be asked.
+    pub(crate) down: AtomicBool,
+    /// What the host shows of the apiserver.
+    pub(crate) sensed: Sensed,
+    /// What it says of itself.
+    pub(crate) said: Said,
+    /// From sending a read of one object to the head of its answer.
+    pub(crate) small_reads: Delays,
+    /// Pings over the connections that requests share.
+    pub(crate) pings: Delays,
+    /// Both, as of the last turn.
+    windows: Mutex<[(Window, Option<Quantiles>); 2]>,
     /// What operators changed about the mode at run time.
     pub(crate) overrides: Overrides,
     /// The last requests.
@@ -97,6 +118,7 @@ impl Shared {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             engine,
+            ramp: Ramp::new(clock::now()),
             costs: Model::new(),
             tokens: TokenMemory::new(TOKENS),
             published_keys: PublishedKeys::default(),
@@ -105,6 +127,13 @@ impl Shared {
             measures: Arc::new(Measures::load(measures, crate::clock::unix_seconds())),
             running: Arc::default(),
             signals: SeenSignals::default(),
+            stale: Arc::default(),
+            down: AtomicBool::new(false),
+            sensed: Sensed::default(),
+            said: Said::default(),
+            small_reads: Delays::default(),
+            pings: Delays::default(),
+            windows: Mutex::default(),
             overrides: Overrides::default(),
             recent: Recent::default(),
             lane_check: LaneCheck::default(),
@@ -143,6 +172,29 @@ impl Shared {
         } else if self.calm_since.load(Ordering::Relaxed) == u64::MAX {
             self.calm_since.store(now.0, Ordering::Relaxed);
         }
+    }
+
+    /// To be called every few seconds: what small reads and pings took since the last time.
+    pub(crate) fn turn_delays(&self) {
+        if let Ok(mut windows) = self.windows.lock() {
+            for ((window, last), delays) in windows.iter_mut().zip([&self.small_reads, &self.pings])
+            {
+                *last = window.turn(delays);
+            }
+        }
+    }
+
+    /// What small reads and pings took lately.
+    pub(crate) fn delays(&self) -> [Option<Quantiles>; 2] {
+        let windows = self.windows.lock();
+        windows.map_or([None; 2], |windows| {
+            windows.each_ref().map(|(_, last)| *last)
+        })
+    }
+
+    /// Whether nothing queues at the server.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.calm_since.load(Ordering::Relaxed) != u64::MAX
     }
 
     /// Tells the cost model what a request of `shape`, sent at `sent`, took until `done`. Its time counts only if the server

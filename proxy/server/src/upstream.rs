@@ -4,10 +4,13 @@
 //! ever asserted on connections that hold the front-proxy certificate, and such connections carry nothing else.
 
 pub(crate) mod body;
+pub(crate) mod collapse;
 pub(crate) mod connect;
 pub(crate) mod finish;
 pub(crate) mod headers;
+mod ping;
 pub(crate) mod pool;
+pub(crate) mod stale;
 pub(crate) mod upgrade;
 
 use std::cell::Cell;
@@ -27,6 +30,7 @@ use crate::identify::Credential;
 use crate::shared::POOLS;
 use crate::snapshot::Snapshot;
 use body::{BodyCopy, RequestBody};
+use collapse::Calls;
 use pool::{Http1Pool, Http2Pool, Lease, Packing, Stream};
 
 /// How often a request that provably never started is tried on another connection.
@@ -89,6 +93,7 @@ struct Pools {
     unverified: Rc<Http1Pool>,
     nobody: Rc<Http1Pool>,
     generation: Cell<u64>,
+    calls: Rc<Calls>,
 }
 
 impl Upstream {
@@ -99,7 +104,13 @@ impl Upstream {
             unverified: Http1Pool::new(false, MAX_UNVERIFIED),
             nobody: Http1Pool::new(true, MAX_UNVERIFIED),
             generation: Cell::new(0),
+            calls: Rc::default(),
         }))
+    }
+
+    /// Reads under way that others may join.
+    pub(crate) fn calls(&self) -> &Rc<Calls> {
+        &self.0.calls
     }
 
     /// Closes what has been idle too long.

@@ -15,11 +15,15 @@
 //! that of the least recently used. It never grows, and a request holds the lock of its
 //! set, one of 512, for a search through eight entries.
 
+mod prior;
+
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Cost, MAX_BYTES, MAX_WORK_US};
 use crate::hash::mix;
+use prior::Stock;
+pub use prior::Stored;
 
 const SETS: usize = 512;
 const WAYS: usize = 8;
@@ -119,20 +123,46 @@ struct Entry {
     /// The shape's hash; 0 is free.
     key: u64,
     used: u32,
+    seen: u32,
     work_us: f32,
     bytes: f32,
+}
+
+impl Entry {
+    const fn cost(&self) -> Cost {
+        Cost {
+            work_us: self.work_us as u64,
+            bytes: self.bytes as u64,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Set {
     clock: u32,
     ways: [Entry; WAYS],
+    /// What the entries are of, for people.
+    shapes: [Option<Shape>; WAYS],
 }
 
 /// The model; see the module. Shared by all workers.
 #[derive(Debug)]
 pub struct Model {
     sets: Box<[Mutex<Set>]>,
+    stock: Stock,
+}
+
+/// A shape that has been seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Known {
+    /// Which.
+    pub shape: Shape,
+    /// What it would be taken for had it never been seen.
+    pub prior: Cost,
+    /// What it is taken for.
+    pub estimate: Cost,
+    /// Requests learned from.
+    pub seen: u32,
 }
 
 impl Default for Model {
@@ -147,6 +177,7 @@ impl Model {
     pub fn new() -> Self {
         Self {
             sets: (0..SETS).map(|_| Mutex::default()).collect(),
+            stock: Stock::default(),
         }
     }
 
@@ -159,12 +190,40 @@ impl Model {
             let clock = set.clock;
             let known = set.ways.iter_mut().find(|entry| entry.key == key)?;
             known.used = clock;
-            Some(Cost {
-                work_us: known.work_us as u64,
-                bytes: known.bytes as u64,
-            })
+            Some(known.cost())
         })
-        .unwrap_or_else(|| prior(shape))
+        .unwrap_or_else(|| self.prior(shape))
+    }
+
+    /// What the server says it stores of a resource; `resource` is the hash that shapes of its
+    /// collections in the whole cluster have. Makes their first LIST no surprise; never
+    /// needed.
+    pub fn tell(&self, resource: u64, stored: Stored) {
+        self.stock.tell(resource, stored);
+    }
+
+    /// Every shape that has been seen and is not forgotten. Takes every set's lock in turn.
+    #[must_use]
+    pub fn known(&self) -> Vec<Known> {
+        let mut known = Vec::new();
+        for set in &self.sets {
+            let set = set.lock().unwrap_or_else(PoisonError::into_inner);
+            for (entry, shape) in set.ways.iter().zip(&set.shapes) {
+                if let Some(shape) = shape.filter(|_| entry.key != 0) {
+                    known.push(Known {
+                        shape,
+                        prior: self.prior(&shape),
+                        estimate: entry.cost(),
+                        seen: entry.seen,
+                    });
+                }
+            }
+        }
+        known
+    }
+
+    fn prior(&self, shape: &Shape) -> Cost {
+        prior::prior(shape, self.stock.of(shape))
     }
 
     /// Learn from a request that was served. Do not call this for refusals, errors and
@@ -191,12 +250,14 @@ impl Model {
                     .unwrap_or(0)
             };
             let way = known.unwrap_or_else(oldest);
-            let entry = &mut set.ways[way];
             if known.is_none() {
-                let prior = prior(shape);
+                let prior = self.prior(shape);
+                set.shapes[way] = Some(*shape);
+                let entry = &mut set.ways[way];
                 *entry = Entry {
                     key,
                     used: clock,
+                    seen: 1,
                     work_us: prior.work_us as f32,
                     bytes: prior.bytes as f32,
                 };
@@ -205,7 +266,9 @@ impl Model {
                 entry.work_us = learn(entry.work_us, work_us, 0.5);
                 entry.bytes = learn(entry.bytes, bytes, 0.5);
             } else {
+                let entry = &mut set.ways[way];
                 entry.used = clock;
+                entry.seen = entry.seen.saturating_add(1);
                 entry.work_us = learn(entry.work_us, work_us, 0.1);
                 entry.bytes = learn(entry.bytes, bytes, 0.1);
             }
@@ -249,64 +312,6 @@ fn ns_per_byte(shape: &Shape) -> f64 {
     };
     // Answers that come compressed are about an eighth as large and cost twice as much.
     if shape.gzip { plain * 16.0 } else { plain }
-}
-
-/// What a request is taken for before any of its shape has been seen.
-fn prior(shape: &Shape) -> Cost {
-    let ms = |ms: u64| ms * 1_000;
-    let kib = |kib: u64| kib << 10;
-    let collection = |shape: &Shape| {
-        let (objects, unknown) = match shape.scope {
-            Scope::Object => (1_u64, false),
-            Scope::Namespace => (250, false),
-            Scope::Cluster => (2_500, true),
-        };
-        // A page cannot be larger than asked for.
-        let objects = match shape.limit {
-            Some(limit) if limit > 0 => objects.min(u64::from(limit)),
-            _ => objects,
-        };
-        let (us, bytes) = match shape.encoding {
-            Encoding::Json => (200, kib(12)),
-            Encoding::Protobuf => (120, kib(6)),
-            Encoding::Metadata => (40, kib(1)),
-            Encoding::Table => (250, kib(2)),
-        };
-        let gzip = if shape.gzip { 2 } else { 1 };
-        let source = if shape.source == Source::Etcd && unknown {
-            2
-        } else {
-            1
-        };
-        Cost {
-            work_us: ms(1) + objects * us * gzip * source,
-            bytes: objects * bytes,
-        }
-    };
-    match shape.verb {
-        Verb::Get => Cost {
-            work_us: ms(1),
-            bytes: kib(8),
-        },
-        Verb::List | Verb::WatchInitial => collection(shape),
-        // Starting one is a look into the cache; a thousand informers start theirs at once.
-        Verb::WatchResume => Cost {
-            work_us: 500,
-            bytes: kib(8),
-        },
-        Verb::Write => Cost {
-            work_us: ms(2),
-            bytes: kib(8),
-        },
-        Verb::DeleteCollection => Cost {
-            work_us: 4 * collection(shape).work_us,
-            bytes: collection(shape).bytes,
-        },
-        Verb::Other => Cost {
-            work_us: ms(2),
-            bytes: kib(8),
-        },
-    }
 }
 
 impl Shape {
@@ -441,7 +446,7 @@ mod tests {
                 resource: 0,
                 ..LIST
             }),
-            prior(&LIST),
+            model.prior(&LIST),
             "the rest goes"
         );
     }
@@ -456,7 +461,7 @@ mod tests {
         for _ in 0..40 {
             model.observe(&page, &seen(7 << 20, 100, true));
         }
-        assert_eq!(model.estimate(&LIST), prior(&LIST));
+        assert_eq!(model.estimate(&LIST), model.prior(&LIST));
         assert!(model.estimate(&page).work_us < 150_000);
     }
 }

@@ -8,6 +8,7 @@ use super::culprit::Watch;
 use super::gate::Front;
 use super::ledger::NoRoom;
 use super::level::{Levels, Pressed, Pressure};
+use super::memory::Budget;
 use super::meter::Reading;
 use super::permit::Seat;
 use super::queue::{Entry, Queue};
@@ -110,6 +111,8 @@ pub(super) struct Desk<W> {
     lingering: BTreeMap<(Time, u64), Seat>,
     lingered: u64,
     pub(super) tuner: Tuner,
+    /// Of the bytes in flight.
+    pub(super) bytes: Budget,
     pub(super) levels: Levels,
     pub(super) watch: Watch,
     pub(super) ticked: Time,
@@ -127,6 +130,7 @@ impl<W> Desk<W> {
             lingering: BTreeMap::new(),
             lingered: 0,
             tuner: Tuner::new(&settings, now),
+            bytes: Budget::new(settings.bytes, now),
             levels: Levels::new(now),
             watch: Watch::default(),
             ticked: now,

@@ -75,6 +75,7 @@ impl<W: Wake> Engine<W> {
         let mut desk = inner.desk();
         desk.shares = settings.shares();
         desk.tuner.reconfigure(&settings);
+        desk.bytes.cap(settings.bytes);
         desk.settings = settings;
         inner.publish(&desk);
         drop(desk);
@@ -143,6 +144,8 @@ impl<W: Wake> Engine<W> {
         inner.free_lingering(&mut desk, now);
         let uses = desk.close_window(&inner.front, now);
         desk.tuner.step(signals, &uses, now);
+        let configured = desk.settings.bytes;
+        desk.bytes.step(configured, signals.memory, now);
         inner.publish_bounds(&desk);
         inner.press_red_buttons(&desk);
         desk.take_turns(&inner.front, now);
@@ -207,6 +210,18 @@ impl<W: Wake> Engine<W> {
         self.inner.desk().watch.culprit()
     }
 
+    /// Whether anybody waits for room. One load.
+    #[must_use]
+    pub fn somebody_waits(&self) -> bool {
+        self.inner.front.somebody_waits()
+    }
+
+    /// Bytes in flight of answers that count. One load.
+    #[must_use]
+    pub fn bytes_in_flight(&self) -> u64 {
+        self.inner.front.bytes.load(Relaxed)
+    }
+
     /// What would become of a request now. Nothing is admitted, counted or refused.
     #[must_use]
     pub fn foresee(&self, ask: Ask, now: Time) -> Foresight {
@@ -234,7 +249,7 @@ impl<W: Wake> Inner<W> {
 
     fn publish_bounds(&self, desk: &Desk<W>) {
         self.front
-            .publish_bounds(&desk.tuner, &desk.shares, desk.settings.bytes);
+            .publish_bounds(&desk.tuner, &desk.shares, desk.bytes.bytes());
     }
 
     /// Red button: classes of which too much is refused, by what the average tenant loses, or a

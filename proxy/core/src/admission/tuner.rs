@@ -406,7 +406,7 @@ impl Tuner {
         let refuses = signals.upstream_429 >= BURST
             || signals.upstream_504 >= BURST
             || signals.connect_failures >= BURST;
-        let memory = signals.memory_pressure.is_some_and(|share| share >= 0.9);
+        let memory = signals.memory_pressure().is_some_and(|share| share >= 0.9);
         let probe = self.over >= 2;
         if !(refuses || memory || probe) {
             return None;
@@ -474,7 +474,8 @@ impl Tuner {
         if which == 0 && self.dials[1].at_floor() {
             calm += self.explained(long);
         }
-        if signals.probe.excess > calm || signals.memory_pressure.is_some_and(|share| share >= 0.8)
+        if signals.probe.excess > calm
+            || signals.memory_pressure().is_some_and(|share| share >= 0.8)
         {
             return (TunerState::Hold, Reason::NearTarget);
         }

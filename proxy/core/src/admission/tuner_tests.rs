@@ -174,7 +174,11 @@ fn the_servers_own_refusals_brake() {
             ..excess(0)
         },
         Signals {
-            memory_pressure: Some(0.95),
+            memory: Some(crate::admission::Memory {
+                used: 95,
+                limit: 100,
+                stalled: 0.0,
+            }),
             ..excess(0)
         },
     ] {

@@ -100,7 +100,7 @@ impl View {
             limit: whole(Kind::Short),
             breadth: whole(Kind::Long),
             bytes: front.bytes.load(Relaxed),
-            bytes_budget: desk.settings.bytes,
+            bytes_budget: desk.bytes.bytes(),
             classes: (0..classes)
                 .map(|class| ClassView::of(front, desk, class, now))
                 .collect(),

@@ -12,6 +12,7 @@ use proxy_core::admission::{
 use proxy_core::classify::ClassId;
 use proxy_core::time::Time;
 
+use crate::heap::Heap;
 use crate::server::Server;
 
 pub(crate) const SECOND: u64 = 1_000_000;
@@ -162,6 +163,8 @@ pub(crate) type Act = Box<dyn FnMut(&mut World)>;
 pub(crate) struct World {
     pub(crate) now: u64,
     pub(crate) server: Server,
+    /// The server's memory, where that matters.
+    pub(crate) heap: Option<Heap>,
     pub(crate) engine: Engine<Waiter>,
     pub(crate) populations: Vec<Population>,
     pub(crate) tallies: Vec<Tally>,
@@ -200,6 +203,7 @@ impl World {
         let mut world = Self {
             now: 0,
             server: Server::new(cores),
+            heap: None,
             engine: Engine::new(settings, Time(0)),
             tallies: populations.iter().map(|_| Tally::default()).collect(),
             populations,
@@ -314,6 +318,7 @@ impl World {
                 let probe = self.tracker.view(now);
                 let signals = Signals {
                     connect_failures: std::mem::take(&mut self.connect_failures),
+                    memory: self.heap.as_mut().and_then(Heap::tick),
                     ..Signals::of(probe)
                 };
                 self.probed.push(probe);
@@ -453,7 +458,11 @@ impl World {
             return;
         }
         request.permit = Some(permit);
-        let (work, hops) = (request.work, self.populations[request.population].hops);
+        let who = &self.populations[request.population];
+        let (work, hops, bytes) = (request.work, who.hops, who.bytes);
+        if let Some(heap) = &mut self.heap {
+            heap.started(bytes);
+        }
         self.server.start(self.now, job, work, hops);
     }
 
@@ -475,6 +484,7 @@ impl World {
         };
         if let Some(permit) = request.permit.take() {
             permit.finish(Outcome::Served, Time(self.now));
+            self.freed(request.population);
         }
         if request.since >= self.count_from {
             let tally = &mut self.tallies[request.population];
@@ -533,9 +543,18 @@ impl World {
         }
         if let Some(permit) = request.permit.take() {
             permit.cancel(Time(self.now));
+            self.freed(request.population);
         }
         let pause = SECOND / 2 + self.random.u64(0..SECOND);
         self.come_back(&request, pause);
+    }
+
+    /// An answer that was being made is not any more.
+    fn freed(&mut self, population: usize) {
+        let bytes = self.populations[population].bytes;
+        if let Some(heap) = &mut self.heap {
+            heap.ended(bytes);
+        }
     }
 
     fn come_back(&mut self, request: &Request, after: u64) {

@@ -1,5 +1,6 @@
 //! One worker: a thread with its own runtime, its clients' connections and its own upstream connections.
 
+use std::cell::Cell;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -96,6 +97,8 @@ pub(crate) struct Worker {
     /// At most so many.
     pub(crate) max_strangers: u32,
     pub(crate) stop: Stop,
+    /// A ping is under way.
+    pinging: Cell<bool>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -190,6 +193,7 @@ pub(crate) fn start(
             strangers: Rc::default(),
             max_strangers,
             stop: stop.clone(),
+            pinging: Cell::new(false),
         });
         LocalSet::new().block_on(&runtime, run(worker, inbox, stop));
     })?;
@@ -209,12 +213,30 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Handoff>, mut stop: S
             _ = tidy.tick() => {
                 worker.upstream.tidy(clock::now());
                 worker.shared.publish_pools(worker.number, worker.lane, worker.upstream.count());
+                if worker.lane == Lane::Main && !worker.pinging.replace(true) {
+                    tokio::task::spawn_local(ping(Rc::clone(&worker)));
+                }
             }
             _ = look.tick() => worker.look_at_the_waiting(),
             _ = stopping(&mut stop) => break,
         }
     }
     drained(&worker, inbox, stop).await;
+}
+
+/// Longer than a ping takes on a server that answers at all.
+const LONGEST_PING: Duration = Duration::from_secs(10);
+
+/// Asks over a connection that requests share. With admission off nobody wants to know.
+async fn ping(worker: Rc<Worker>) {
+    let snapshot = worker.shared.snapshot.load_full();
+    if snapshot.config.admission.mode != config::Mode::Off
+        && let Ok(Some(took)) =
+            tokio::time::timeout(LONGEST_PING, worker.upstream.ping(snapshot)).await
+    {
+        worker.shared.pings.note(took);
+    }
+    worker.pinging.set(false);
 }
 
 /// A watch that ends before this age without an event is not resumed; a second, and something for the way.

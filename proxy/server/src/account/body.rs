@@ -10,14 +10,18 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::shared::Shared;
 use super::{Account, End, QUIET, initial_events};
 use crate::accept::endings::Ending;
 use crate::upstream::Way;
+use crate::upstream::collapse::{Cut, Subscriber};
 
 /// The one body type of all answers.
 pub(crate) enum Body {
     /// The upstream's, counted.
     Upstream(Box<Counted>),
+    /// The upstream's, which others read too.
+    Shared(Box<Shared>),
     /// The upstream's, which was here whole when its head was; with its length if the upstream told it.
     Whole {
         /// All of it.
@@ -49,6 +53,9 @@ pub(crate) enum BodyError {
     /// The upstream broke it off.
     #[error(transparent)]
     Upstream(#[from] hyper::Error),
+    /// It is shared, and this reader does not get the rest.
+    #[error(transparent)]
+    Shared(#[from] Cut),
     /// The process stops.
     #[error("the proxy is stopping")]
     Stopping,
@@ -72,6 +79,10 @@ impl Body {
         Self::Local((!bytes.is_empty()).then_some(bytes))
     }
 
+    pub(crate) fn shared(subscriber: Subscriber, account: Account) -> Self {
+        Self::Shared(Box::new(Shared::new(subscriber, account)))
+    }
+
     pub(crate) fn upstream(mut incoming: Incoming, way: Option<Way>, mut account: Account) -> Self {
         let ending = account.ending();
         let sized = incoming.size_hint().exact().is_some();
@@ -84,7 +95,7 @@ impl Body {
                 first = Some(frame);
             }
             if let Some(data) = data_of(first.as_ref()) {
-                account.passed(data.len());
+                account.passed(data);
             }
             if incoming.is_end_stream()
                 && let Some(bytes) = data_of(first.as_ref()).cloned()
@@ -209,6 +220,7 @@ impl HttpBody for Body {
             Self::Whole { bytes, .. } => {
                 return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
             }
+            Self::Shared(shared) => return shared.poll(cx),
             Self::Upstream(counted) => counted,
         };
         if counted.is_ended(cx) {
@@ -231,7 +243,7 @@ impl HttpBody for Body {
         match Pin::new(&mut counted.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(data), Some(account)) = (frame.data_ref(), &mut counted.account) {
-                    account.passed(data.len());
+                    account.passed(data);
                     account.waits();
                     counted.quiet = None;
                     if account.is_delivering() && initial_events::end_in(data) {
@@ -262,6 +274,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Local(bytes) | Self::Whole { bytes, .. } => bytes.is_none(),
+            Self::Shared(shared) => shared.is_at_end(),
             Self::Upstream(counted) => counted.first.is_none() && counted.incoming.is_end_stream(),
         }
     }
@@ -275,6 +288,7 @@ impl HttpBody for Body {
             Self::Whole { bytes, .. } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
+            Self::Shared(shared) => shared.size_hint(),
             // Asked for before the first piece is.
             Self::Upstream(counted) => with_first(counted),
         }

@@ -26,6 +26,8 @@ pub(crate) struct Entry {
     pub(crate) audit_id: Option<http::HeaderValue>,
     /// Why we answered it ourselves.
     pub(crate) refused: Option<String>,
+    /// Another's call answered it.
+    pub(crate) joined: bool,
     /// It came with a credential of the break-glass authority.
     pub(crate) break_glass: bool,
     /// What the client calls itself.
@@ -98,6 +100,7 @@ pub(crate) fn write(worker: &Worker, entry: &Entry, finished: &Finished<'_>) {
         End::Broken => "upstream broke off",
         End::Ended => "ended here",
         End::Answered => "answered here",
+        End::Complete if entry.joined => "complete, from an identical call",
         End::Complete => "complete",
     };
     let waited_ms = finished.waited.unwrap_or_default().as_secs_f64() * 1e3;

@@ -19,6 +19,10 @@ impl Digest {
         bytes.copy_from_slice(digest.as_ref());
         Self(bytes)
     }
+
+    pub(crate) const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// What is known about a token.

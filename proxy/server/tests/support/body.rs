@@ -96,6 +96,13 @@ pub fn pattern_digest(count: u64) -> String {
     hex(context)
 }
 
+/// The digest of what was read.
+pub fn digest(bytes: &[u8]) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(bytes);
+    hex(context)
+}
+
 fn hex(context: digest::Context) -> String {
     context
         .finish()

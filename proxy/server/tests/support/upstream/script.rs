@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use hyper::body::Incoming;
@@ -103,6 +103,22 @@ pub(super) async fn answer(
         "gate" => {
             state.gate.acquire().await?.forget();
             text(200, seen.json().to_string())
+        }
+        // The same, and then so many chunks of 64 KiB, or a cookie, or this status.
+        "gated-stream" => {
+            state.gate.acquire().await?.forget();
+            answered(200, Payload::pattern(number, false))
+        }
+        "gated-cookie" => {
+            state.gate.acquire().await?.forget();
+            let mut response = text(200, seen.json().to_string());
+            let headers = response.headers_mut();
+            headers.insert(SET_COOKIE, http::HeaderValue::from_static("a=b"));
+            response
+        }
+        "gated-status" => {
+            state.gate.acquire().await?.forget();
+            answered(number.try_into().unwrap_or(500), Payload::empty())
         }
         // A chunk, and the rest when the test says so.
         "gated-body" => answered(200, gated(Arc::clone(&state), number)),
