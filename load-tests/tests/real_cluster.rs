@@ -21,6 +21,8 @@ mod informers;
 mod issuers;
 #[path = "real/kubectl.rs"]
 mod kubectl;
+#[path = "real/limits.rs"]
+mod limits;
 #[path = "real/operators.rs"]
 mod operators;
 #[path = "real/outage.rs"]

@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn as tower_service};
 
 use crate::lane::Lane;
+use crate::measures::Action;
 use crate::shared::Shared;
 
 type Page = Response<Full<Bytes>>;
@@ -216,6 +217,22 @@ fn refresh(shared: &Shared) {
             "spillway_upstream_up",
             &[],
             f64::from(u8::from(!probe.down)),
+        );
+    }
+    for used in snapshot.limits.in_use() {
+        let labels = [("limit", used.limit), ("bound", used.what.as_str())];
+        gauge("spillway_limit_in_use", &labels, f64::from(used.most));
+        gauge("spillway_limit_bound", &labels, f64::from(used.bound));
+    }
+    let measures = shared.measures.list();
+    for (action, blocks) in [("block", true), ("slow", false)] {
+        let of_it = measures
+            .iter()
+            .filter(|listed| (listed.measure.action == Action::Block) == blocks);
+        gauge(
+            "spillway_measures",
+            &[("action", action)],
+            of_it.count() as f64,
         );
     }
     for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {

@@ -180,7 +180,7 @@ fn fail(code: u8, problem: &dyn std::fmt::Display) -> ExitCode {
 fn check(file: &Path, connect: bool) -> ExitCode {
     let loaded = reload::read(file).and_then(|config| {
         let metrics = Metrics::new().map_err(|problem| problem.to_string())?;
-        Snapshot::load(config, 1, &metrics)
+        Snapshot::load(config, 1, &metrics, None)
             .map_err(|problem| format!("{}: {problem}", file.display()))
     });
     let snapshot = match loaded {

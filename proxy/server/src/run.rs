@@ -88,7 +88,7 @@ pub fn start_on(
     mut given: Given,
 ) -> Result<Running, StartError> {
     let metrics = Arc::new(Metrics::new().map_err(std::io::Error::other)?);
-    let snapshot = Snapshot::load(config, 1, &metrics)?;
+    let snapshot = Snapshot::load(config, 1, &metrics, None)?;
     let listen = snapshot.config.listen.clone();
     let reserved_connections = u64::from(snapshot.config.reserved.max_connections);
     let mut bind = |addresses: &[SocketAddr], what| -> Result<Vec<_>, BindError> {

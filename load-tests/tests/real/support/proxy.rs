@@ -1,7 +1,7 @@
 //! A proxy in this process, in front of a control plane.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use config::Config;
@@ -48,7 +48,38 @@ impl Proxy {
         let server = plane.server().trim_start_matches("https://");
         config.upstream.address = server.parse().context("the control plane's address")?;
         change(&mut config);
-        let running = run::start(config, None).context("starting the proxy")?;
+        Self::start(plane, config, None)
+    }
+
+    /// A proxy whose configuration is in a file, which it follows; `admission` is
+    /// that section of it.
+    #[allow(dead_code, reason = "for the tests of real_cluster.rs")]
+    pub(crate) fn on_file(
+        plane: &ControlPlane,
+        file: &Path,
+        admission: &str,
+    ) -> anyhow::Result<Self> {
+        let text = Self::text(plane, admission);
+        std::fs::write(file, &text).context("writing the configuration")?;
+        let config = Config::parse(&text, "the test's configuration")?;
+        Self::start(plane, config, Some(file.to_owned()))
+    }
+
+    /// What such a file holds.
+    #[allow(dead_code, reason = "for the tests of real_cluster.rs")]
+    pub(crate) fn text(plane: &ControlPlane, admission: &str) -> String {
+        format!(
+            "pki: {}\n\
+             listen: {{ main: [\"127.0.0.1:0\"], reserved: [\"127.0.0.1:0\"], admin: \"127.0.0.1:0\", workers: 2 }}\n\
+             upstream: {{ address: \"{}\" }}\n\
+             admission: {admission}\n",
+            plane.pki_dir().display(),
+            plane.server().trim_start_matches("https://"),
+        )
+    }
+
+    fn start(plane: &ControlPlane, config: Config, file: Option<PathBuf>) -> anyhow::Result<Self> {
+        let running = run::start(config, file).context("starting the proxy")?;
         let first = |addresses: &[SocketAddr]| addresses.first().copied().context("no address");
         Ok(Self {
             main: first(running.main())?,

@@ -112,6 +112,23 @@ impl<W: Wake> Engine<W> {
         }
     }
 
+    /// Whether decisions about this tenant are carried out. One or two loads.
+    #[must_use]
+    pub fn mode_of(&self, tenant: u64) -> Mode {
+        self.inner.front.mode_for(tenant)
+    }
+
+    /// Work served of late, of all classes, in microseconds per second.
+    #[must_use]
+    pub fn work_rate(&self) -> f64 {
+        let desk = self.inner.desk();
+        desk.books
+            .iter()
+            .flatten()
+            .map(|books| books.work_rate)
+            .sum()
+    }
+
     fn permit(&self, seat: Seat) -> Permit {
         let home: Arc<Inner<W>> = Arc::clone(&self.inner);
         Permit::new(home, seat)
