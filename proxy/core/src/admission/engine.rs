@@ -19,8 +19,8 @@ use super::desk::Desk;
 use super::gate::Front;
 use super::permit::Seat;
 use super::{
-    Ask, Culprit, Level, MAX_CLASSES, Mode, Offer, Permit, Refusal, Settings, Shed, Signals,
-    TenantView, View, Wake, retry_after, slot,
+    Ask, ClassId, Culprit, Level, MAX_CLASSES, Mode, Offer, Permit, Refusal, Settings, Shed,
+    Signals, TenantView, View, Wake, retry_after, slot,
 };
 use crate::time::Time;
 
@@ -94,7 +94,7 @@ impl<W: Wake> Engine<W> {
             ..ask
         };
         let inner = &self.inner;
-        match inner.front.mode_for(&ask) {
+        match inner.front.mode_for(ask.class, ask.tenant) {
             Mode::Off => Offer::Admitted(self.permit(inner.front.uncounted_seat(&ask, now))),
             Mode::Shadow => {
                 inner.front.accounts.offered(&ask);
@@ -112,10 +112,10 @@ impl<W: Wake> Engine<W> {
         }
     }
 
-    /// Whether decisions about this tenant are carried out. One or two loads.
+    /// Whether decisions about this tenant are carried out in this class. One or two loads.
     #[must_use]
-    pub fn mode_of(&self, tenant: u64) -> Mode {
-        self.inner.front.mode_for(tenant)
+    pub fn mode_of(&self, class: ClassId, tenant: u64) -> Mode {
+        self.inner.front.mode_for(class, tenant)
     }
 
     /// Work served of late, of all classes, in microseconds per second.

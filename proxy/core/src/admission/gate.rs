@@ -175,11 +175,11 @@ impl Front {
         self.rules().is_hard(class)
     }
 
-    pub(super) fn mode_for(&self, ask: &Ask) -> Mode {
-        let class = slot(ask.class);
+    pub(super) fn mode_for(&self, class: ClassId, tenant: u64) -> Mode {
+        let class = slot(class);
         match self.rules().mode(class) {
             Mode::Enforce => {
-                if mix(ask.tenant) <= self.enforced[class].load(Relaxed) {
+                if mix(tenant) <= self.enforced[class].load(Relaxed) {
                     Mode::Enforce
                 } else {
                     Mode::Shadow
