@@ -94,7 +94,7 @@ impl<W: Wake> Engine<W> {
             ..ask
         };
         let inner = &self.inner;
-        match inner.front.mode_for(ask.class, ask.tenant) {
+        match inner.front.mode_for(&ask) {
             Mode::Off => Offer::Admitted(self.permit(inner.front.uncounted_seat(&ask, now))),
             Mode::Shadow => {
                 inner.front.accounts.offered(&ask);
@@ -112,10 +112,10 @@ impl<W: Wake> Engine<W> {
         }
     }
 
-    /// Whether decisions about this tenant are carried out in this class. One or two loads.
+    /// Whether decisions about this tenant in this class are carried out. One or two loads.
     #[must_use]
     pub fn mode_of(&self, class: ClassId, tenant: u64) -> Mode {
-        self.inner.front.mode_for(class, tenant)
+        self.inner.front.mode_of(class, tenant)
     }
 
     /// Work served of late, of all classes, in microseconds per second.

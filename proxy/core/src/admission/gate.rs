@@ -175,7 +175,11 @@ impl Front {
         self.rules().is_hard(class)
     }
 
-    pub(super) fn mode_for(&self, class: ClassId, tenant: u64) -> Mode {
+    pub(super) fn mode_for(&self, ask: &Ask) -> Mode {
+        self.mode_of(ask.class, ask.tenant)
+    }
+
+    pub(super) fn mode_of(&self, class: ClassId, tenant: u64) -> Mode {
         let class = slot(class);
         match self.rules().mode(class) {
             Mode::Enforce => {

@@ -69,7 +69,7 @@ impl<W: Wake> Inner<W> {
         };
         let held = front.ledgers[kind.index()].held(class);
         Foresight {
-            mode: front.mode_for(ask.class, ask.tenant),
+            mode: front.mode_for(&ask),
             fate,
             bound: BoundView {
                 ceiling: Duration::from_micros(front.ceiling(kind, class)),

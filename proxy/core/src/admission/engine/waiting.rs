@@ -145,7 +145,7 @@ impl<W: Wake> Inner<W> {
                     else {
                         break;
                     };
-                    let seat = if self.front.mode_for(ask.class, ask.tenant) == Mode::Enforce {
+                    let seat = if self.front.mode_for(&ask) == Mode::Enforce {
                         match self.front.charge(&ask, now) {
                             Ok(seat) => seat,
                             Err(why) => {
