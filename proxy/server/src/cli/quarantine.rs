@@ -60,6 +60,7 @@ struct Target {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one per process")]
 enum Wanted {
     /// Take a measure.
     #[command(after_help = EXAMPLES)]
@@ -129,7 +130,7 @@ impl Command for QuarantineArgs {
                     "/quarantine",
                     &json!({
                         "target": target,
-                        "action": slow.map_or(json!("block"), |share| json!({ "slow": share })),
+                        "action": slow.map_or_else(|| json!("block"), |share| json!({ "slow": share })),
                         "reason": reason,
                         "author": operator(),
                         "seconds": lasts.as_secs(),
