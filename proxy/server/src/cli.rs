@@ -15,6 +15,7 @@ mod install;
 mod level;
 mod mode;
 mod output;
+mod quarantine;
 mod replay;
 mod serve;
 mod top;
@@ -79,6 +80,7 @@ enum Commands {
     Config(config_show::ConfigArgs),
     ImportApf(import_apf::ImportArgs),
     Replay(replay::ReplayArgs),
+    Quarantine(quarantine::QuarantineArgs),
     /// Print a completion script for a shell.
     #[command(after_help = COMPLETION_EXAMPLES)]
     Completion {
@@ -119,6 +121,15 @@ trait Command {
     fn run(self) -> Result<(), Failed>;
 }
 
+/// Who runs this, for journals; what the kernel says of a caller stands beside it.
+fn operator() -> String {
+    let uid = rustix::process::getuid().as_raw();
+    match std::env::var("SUDO_USER") {
+        Ok(user) if uid == 0 => format!("{user} (sudo)"),
+        _ => std::env::var("USER").unwrap_or_else(|_| format!("uid {uid}")),
+    }
+}
+
 /// A duration of the command line, written as in the configuration.
 fn duration(text: &str) -> Result<Duration, String> {
     config::parse_duration(text)
@@ -152,6 +163,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Commands::Config(command) => done(command.run()),
         Commands::ImportApf(command) => done(command.run()),
         Commands::Replay(command) => done(command.run()),
+        Commands::Quarantine(command) => done(command.run()),
         Commands::BreakGlass(command) => done(command.run()),
         Commands::Level(command) => done(command.run()),
         Commands::Culprit(command) => match command.run() {

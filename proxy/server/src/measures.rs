@@ -90,7 +90,6 @@ pub(crate) struct Listed {
 
 /// What came of an addition or a removal.
 #[derive(Debug)]
-#[allow(dead_code, reason = "for whoever asked for it")]
 pub(crate) struct Done {
     pub(crate) measure: Measure,
     /// Whether it survives a restart; an error if it should and could not be written.
@@ -192,7 +191,6 @@ impl Measures {
     ///
     /// # Errors
     /// [`MeasureError`]; nothing is changed then. That it could not be kept is no error: see [`Done::kept`].
-    #[allow(dead_code, reason = "the operator's way in; so far only tests take it")]
     pub(crate) fn add(&self, new: NewMeasure, unix: u64) -> Result<Done, MeasureError> {
         let measure = self.take(new, unix)?;
         Ok(Done {
@@ -234,7 +232,6 @@ impl Measures {
     }
 
     /// Ends a measure; `None` if there is none of that number. Blocks on the disk.
-    #[allow(dead_code, reason = "the operator's way in; so far only tests take it")]
     pub(crate) fn remove(&self, id: u64, author: &str) -> Option<Done> {
         let lock = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let mut table = Vec::clone(&self.table.load());

@@ -221,6 +221,85 @@ async fn a_request_is_explained_before_it_is_sent_and_after() {
 }
 
 #[tokio::test]
+async fn a_tenant_is_blocked_for_a_reason_listed_released_and_remembered() {
+    let world = world(|config| {
+        let file = config.pki.join("measures.json");
+        config.admission.measures = Some(file);
+    });
+    let pki = &world.pki;
+    let mut jane = world.user("jane", &[]).await;
+    assert_eq!(jane.get(PODS, "echo").await.status, 200);
+    let add = [
+        "quarantine",
+        "add",
+        "--tenant",
+        "jane",
+        "--for",
+        "1h",
+        "--reason",
+        "INC-1",
+    ];
+    let done = json(pki, &add);
+    assert_eq!(done["kept"], true, "{done}");
+    let author = done["measure"]["author"].as_str().expect("who");
+    assert!(
+        author.contains("uid ") && author.contains("pid "),
+        "{author}"
+    );
+    assert_eq!(jane.get(PODS, "echo").await.status, 429);
+    let mut bob = world.user("bob", &[]).await;
+    assert_eq!(bob.get(PODS, "echo").await.status, 200);
+    let listed = json(pki, &["quarantine", "list"]);
+    assert_eq!(
+        (&listed[0]["reason"], &listed[0]["refused"]),
+        (&"INC-1".into(), &1.into())
+    );
+    let id = listed[0]["id"].to_string();
+    let human = ask(pki, &["quarantine", "list"]).stdout;
+    assert!(
+        human.contains("block") && human.contains("tenant=jane"),
+        "{human}"
+    );
+    // Another process finds it in the file.
+    let next = Proxy::start(pki, world.upstream.address(), |config| {
+        config.admin.socket = Some(socket(pki));
+        config.admission.measures = Some(config.pki.join("measures.json"));
+    });
+    assert_eq!(json(pki, &["quarantine", "list"])[0]["reason"], "INC-1");
+    let ended = ask(pki, &["quarantine", "remove", &id]);
+    assert!(
+        ended.stdout.starts_with("ended"),
+        "{}{}",
+        ended.stdout,
+        ended.stderr
+    );
+    assert_eq!(json(pki, &["quarantine", "list"]), serde_json::json!([]));
+    for wrong in [
+        &["quarantine", "remove", "99"][..],
+        &["quarantine", "add", "--tenant", "jane", "--reason", " "],
+        &["quarantine", "add", "--class", "builk", "--reason", "x"],
+        &[
+            "quarantine",
+            "add",
+            "--tenant",
+            "jane",
+            "--reason",
+            "x",
+            "--for",
+            "721h",
+        ],
+    ] {
+        assert_eq!(ask(pki, wrong).code, REFUSED, "{wrong:?}");
+    }
+    assert_eq!(
+        ask(pki, &["quarantine", "add", "--reason", "x"]).code,
+        Some(2),
+        "nobody named"
+    );
+    drop(next);
+}
+
+#[tokio::test]
 async fn the_commands_work_while_the_server_is_away() {
     let mut world = world(|_| {});
     let mut client = world.user("jane", &[]).await;
@@ -294,6 +373,9 @@ fn every_command_has_help_with_examples_and_there_is_completion() {
         "culprit",
         "break-glass",
         "check",
+        "quarantine",
+        "replay",
+        "import-apf",
     ] {
         let ended = process::run(&[command, "--help"]);
         assert_eq!(ended.code, Some(0));

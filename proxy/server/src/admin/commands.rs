@@ -10,8 +10,10 @@ use tracing::{info, warn};
 use super::{status, tenants};
 use crate::clock;
 use crate::explain::{self, Question};
+use crate::measures::{Done, NewMeasure};
 use crate::overrides::{self, ModeChange, ModeName};
 use crate::shared::Shared;
+use crate::snapshot::Snapshot;
 
 /// The longest a run-time change may be asked to last, in seconds.
 const LONGEST: u64 = 30 * 24 * 3600;
@@ -74,6 +76,7 @@ pub(super) fn get(shared: &Shared, path: &str, query: &str) -> Result<Value, Pro
         "/status" => json(serde_json::to_value(status::status(shared))),
         "/tenants" => Ok(tenants::page(shared)),
         "/mode" => Ok(mode_page(shared)),
+        "/quarantine" => json(serde_json::to_value(shared.measures.list())),
         "/config" => {
             let snapshot = shared.snapshot.load();
             json(serde_json::to_value(&snapshot.config))
@@ -103,7 +106,7 @@ pub(super) fn get(shared: &Shared, path: &str, query: &str) -> Result<Value, Pro
             }
         }
         _ => Err(Problem::not_found(
-            "pages: /status /tenants /mode /config /revoked /recent?audit_id=ID",
+            "pages: /status /tenants /mode /quarantine /config /revoked /recent?audit_id=ID",
         )),
     }
 }
@@ -123,7 +126,11 @@ pub(super) fn post(
             serde_json::to_value(explained).map_err(|problem| Problem::request(problem.to_string()))
         }
         "/mode" => change_mode(shared, caller, parse(body)?),
-        _ => Err(Problem::not_found("commands: /explain /mode")),
+        "/quarantine" => quarantine(shared, caller, parse(body)?),
+        "/quarantine/remove" => release(shared, caller, &parse(body)?),
+        _ => Err(Problem::not_found(
+            "commands: /explain /mode /quarantine /quarantine/remove",
+        )),
     }
 }
 
@@ -132,6 +139,54 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
         Problem::request(format!("the command was not understood: {problem}"))
             .or_try("use the spillway binary of the version that runs here (`spillway --version`)")
     })
+}
+
+/// Takes a measure. Whoever says so is named as they call themselves and as the kernel knows them.
+fn quarantine(shared: &Shared, caller: &Caller, mut new: NewMeasure) -> Result<Value, Problem> {
+    if let Some(class) = &new.target.class {
+        known_class(&shared.snapshot.load(), class)?;
+    }
+    new.author = format!("{}, {}", new.author, caller.name());
+    let done = shared.measures.add(new, clock::unix_seconds());
+    done.map(|done| measure_page(&done))
+        .map_err(|problem| Problem::request(problem.to_string()))
+}
+
+/// A measure to be ended.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Release {
+    id: u64,
+    author: String,
+}
+
+fn release(shared: &Shared, caller: &Caller, wish: &Release) -> Result<Value, Problem> {
+    let by = format!("{}, {}", wish.author, caller.name());
+    let done = shared.measures.remove(wish.id, &by).ok_or_else(|| {
+        Problem::not_found(format!("no measure {} is in force", wish.id))
+            .or_try("see what is: spillway quarantine list")
+    })?;
+    Ok(measure_page(&done))
+}
+
+fn measure_page(done: &Done) -> Value {
+    let kept = match &done.kept {
+        Ok(kept) => json!(kept),
+        Err(problem) => json!(problem.to_string()),
+    };
+    json!({ "measure": done.measure, "kept": kept })
+}
+
+/// # Errors
+/// With the classes there are.
+fn known_class(snapshot: &Snapshot, class: &str) -> Result<(), Problem> {
+    let classes = snapshot.policy.classes();
+    if classes.iter().any(|known| *known.name == *class) {
+        return Ok(());
+    }
+    let known: Vec<&str> = classes.iter().map(|class| &*class.name).collect();
+    Err(Problem::request(format!("there is no class `{class}`"))
+        .or_try(format!("name one of {}", known.join(", "))))
 }
 
 /// A change of the mode; without one, those in force are taken back.
@@ -148,17 +203,8 @@ struct ModeWish {
 
 fn change_mode(shared: &Shared, caller: &Caller, wish: ModeWish) -> Result<Value, Problem> {
     let snapshot = shared.snapshot.load();
-    if let Some(class) = &wish.class
-        && !snapshot
-            .policy
-            .classes()
-            .iter()
-            .any(|known| *known.name == **class)
-    {
-        let classes = snapshot.policy.classes().iter();
-        let known: Vec<&str> = classes.map(|class| &*class.name).collect();
-        return Err(Problem::request(format!("there is no class `{class}`"))
-            .or_try(format!("name one of {}", known.join(", "))));
+    if let Some(class) = &wish.class {
+        known_class(&snapshot, class)?;
     }
     if wish
         .percent

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use proxy_core::admission::Ask;
 use proxy_core::admission::ramp::{Start, Waiting};
+use proxy_core::admission::{Ask, Mode};
 use tokio::sync::oneshot;
 
 use crate::accept::worker::Worker;

@@ -275,7 +275,7 @@ fn credential(dir: &Path, wish: &Wish, target: &Target) -> Result<(Kubeconfig, I
         reason: wish.reason.clone(),
         issued: now,
         ends: now + wish.lasts.as_secs(),
-        by: journal::operator(),
+        by: super::operator(),
         server: server.clone(),
     };
     Journal::of(dir).add(&issued)?;

@@ -96,18 +96,6 @@ pub(super) fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Failed
         .map_err(|problem| io(path, "written", &problem))
 }
 
-/// Who runs this, for the journal.
-pub(super) fn operator() -> String {
-    let uid = rustix::process::getuid().as_raw();
-    match std::env::var("SUDO_USER") {
-        Ok(user) if uid == 0 => format!("{user} (sudo)"),
-        _ => std::env::var("USER").map_or_else(
-            |_| format!("uid {uid}"),
-            |user| format!("{user} (uid {uid})"),
-        ),
-    }
-}
-
 impl Journal {
     /// The one of an authority's folder.
     pub(super) fn of(dir: &Path) -> Self {
@@ -184,7 +172,11 @@ impl Journal {
             .unwrap_or("no reason given")
             .replace(['\n', '\r'], " ");
         for serial in serials {
-            text += &format!("{serial} # {}, by {}: {reason}\n", moment(now), operator());
+            text += &format!(
+                "{serial} # {}, by {}: {reason}\n",
+                moment(now),
+                super::super::operator()
+            );
         }
         let new = self
             .revoked

@@ -85,7 +85,9 @@ impl Server {
         #[allow(clippy::cast_precision_loss, reason = "not that many run")]
         let running = self.running.len() as f64;
         self.done += step * running;
-        self.pace += step;
+        if !self.running.is_empty() {
+            self.pace += step;
+        }
         self.now = self.now.max(now);
     }
 

@@ -198,3 +198,29 @@ fn a_policy_is_read_with_or_without_the_rest_of_a_configuration() {
     let _ = std::fs::remove_file(&path);
     assert!(wrong.contains(":2:3"), "{wrong}");
 }
+
+#[test]
+fn nobody_waits_longer_than_the_deadline() {
+    let slow: String = (0..200)
+        .map(|number| {
+            let user = format!("system:serviceaccount:a:b{}", number % 9);
+            line(
+                number * 20,
+                9_000,
+                &user,
+                "list",
+                "/api/v1/pods",
+                "ResponseComplete",
+            )
+        })
+        .collect();
+    let (tally, _) = played("deadline", slow.as_bytes(), 1.0);
+    for class in &tally.classes {
+        // Two seconds, and the tick that notices.
+        assert!(
+            class.longest_wait <= Duration::from_millis(2_200),
+            "{:?}",
+            class.longest_wait
+        );
+    }
+}
