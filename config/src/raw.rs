@@ -46,6 +46,7 @@ section!(Config {
     service_accounts: ServiceAccounts,
     request_header: RequestHeader,
     reserved: Reserved,
+    admin: Admin,
     admission: Admission,
     log: Log,
 });
@@ -107,13 +108,27 @@ section!(RequestHeader {
     extra_prefixes: List,
 });
 
+section!(Admin {
+    socket: Scalar,
+    group: Scalar,
+});
+
+section!(Check {
+    enabled: Scalar,
+    interval: Scalar,
+    certificate: Scalar,
+    key: Scalar,
+});
+
 section!(Reserved {
     client_ca: Scalar,
+    revoked: Scalar,
     users: List,
     groups: List,
     service_accounts: List,
     max_in_flight: Scalar,
     max_connections: Scalar,
+    check: Check,
 });
 
 section!(Admission {
@@ -126,6 +141,37 @@ section!(Admission {
     enforced_tenants: Scalar,
     classes: Spanned<Vec<Spanned<Class>>>,
     rules: Vec<Spanned<Rule>>,
+    limits: Vec<Spanned<HardLimit>>,
+    measures: Scalar,
+    confine_culprit: Spanned<Confine>,
+    cancel_culprit: Spanned<Cancel>,
+    culprit_events: Scalar,
+});
+
+section!(HardLimit {
+    name: Scalar,
+    when: Match,
+    class: Scalar,
+    per: Scalar,
+    concurrency: Scalar,
+    rate: Scalar,
+    burst: Scalar,
+    server_time: Scalar,
+    watches: Scalar,
+    sessions: Scalar,
+    deny: Scalar,
+    message: Scalar,
+});
+
+section!(Confine {
+    after: Scalar,
+    share: Scalar,
+    r#for: Scalar,
+});
+
+section!(Cancel {
+    after: Scalar,
+    rate: Scalar,
 });
 
 section!(Limit {

@@ -1,10 +1,12 @@
 //! `admission`: the part of the model that decides who waits.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::{Cancel, Confine, HardLimit};
 use crate::units::{ByteSize, DurationText, Percent, serialize_duration};
 
 /// `admission`: what is admitted, queued and shed.
@@ -21,7 +23,7 @@ pub struct Admission {
     pub queue: Queue,
     /// `bytes`: response bytes in flight, 1MiB..=1TiB. Default 512MiB.
     pub bytes: ByteSize,
-    /// `max_shed_share`: at most this share of requests is refused; 100% = no bound.
+    /// `max_shed_share`: tenants lose at most this share of what they ask for, on average; 100% = no bound.
     ///
     /// The red button of a roll-out: with 5%, a wrong policy costs at most every
     /// twentieth request, and an overload above it reaches the server. Default 100%.
@@ -34,6 +36,18 @@ pub struct Admission {
     pub classes: Vec<Class>,
     /// `rules`: tried before the built-in rules; the first match wins. Default none.
     pub rules: Vec<Rule>,
+    /// `limits`: hard limits beside all of this. Default none.
+    pub limits: Vec<HardLimit>,
+    /// `measures`: the file in which measures (`spillway quarantine`, `confine_culprit`)
+    /// survive a restart; a change needs one. Default none: they end with the process.
+    pub measures: Option<PathBuf>,
+    /// `confine_culprit`: confine whoever is behind an overload. Default none.
+    pub confine_culprit: Option<Confine>,
+    /// `cancel_culprit`: then break off what it has running. Default none.
+    pub cancel_culprit: Option<Cancel>,
+    /// `culprit_events`: the namespace in which a Kubernetes Event names the culprit, created
+    /// as user `system:spillway`, who must be allowed to. Default none.
+    pub culprit_events: Option<String>,
 }
 
 impl Default for Admission {
@@ -48,6 +62,11 @@ impl Default for Admission {
             enforced_tenants: Percent::HUNDRED,
             classes: Vec::new(),
             rules: Vec::new(),
+            limits: Vec::new(),
+            measures: None,
+            confine_culprit: None,
+            cancel_culprit: None,
+            culprit_events: None,
         }
     }
 }
@@ -66,11 +85,12 @@ pub enum Mode {
 }
 
 /// `admission.limit`: outstanding work the tuner may allow, as server time (a request
-/// that keeps the server busy for 20 ms costs 20ms). `min ≤ initial ≤ max`.
+/// that keeps the server busy for 20 ms costs 20ms). `min ≤ initial ≤ max`, or `initial: 0s`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 pub struct Limit {
-    /// `initial`: the limit at start. Default 400ms.
+    /// `initial`: the limit at start, from where it grows quickly; 0s means 100ms for each core
+    /// that Spillway sees, which is the server's host. Default 0s.
     #[serde(serialize_with = "serialize_duration")]
     #[schemars(with = "DurationText")]
     pub initial: Duration,
@@ -87,7 +107,7 @@ pub struct Limit {
 impl Default for Limit {
     fn default() -> Self {
         Self {
-            initial: Duration::from_millis(400),
+            initial: Duration::ZERO,
             min: Duration::from_millis(50),
             max: Duration::from_secs(30),
         }
@@ -170,7 +190,7 @@ pub struct Class {
     /// All reserves but the last together stay below 100%. Default 0%.
     #[schemars(default)]
     pub reserve: Percent,
-    /// `max_shed_share`: at most this share of the class is refused.
+    /// `max_shed_share`: its tenants lose at most this share of what they ask for, on average.
     ///
     /// `admission.max_shed_share` holds as well, whichever is lower. Default 100%.
     #[schemars(default = "hundred")]
@@ -249,7 +269,7 @@ pub struct Match {
     pub scopes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     /// What it looks like: `collection`, `unlimited`, `paged`, `all-namespaces`,
-    /// `initial-watch`, `watch-start`, `from-etcd`, `long-running`, `dry-run`.
+    /// `initial-watch`, `watch-start`, `from-etcd`, `any-version`, `long-running`, `dry-run`.
     pub shapes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     /// Paths outside the resource API, `/metrics` or `/livez/*`.

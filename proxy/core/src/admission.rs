@@ -36,7 +36,7 @@
 //! room, without a lock); `queue`, [`retry_after`], `returns` and `desk` (what happens when there is
 //! none); `meter`, `accounts`, `level` and `culprit` (who asks for how much, whose turn it is,
 //! and who it was); `engine` (both together) and `permit`; [`probe`], `history` and `tuner` (what the
-//! bounds become); `view`.
+//! bounds become); `view`. [`limits`] stands beside all of it: the operator's own bounds.
 
 mod accounts;
 pub mod cost;
@@ -47,6 +47,7 @@ mod gate;
 mod history;
 mod ledger;
 mod level;
+pub mod limits;
 mod meter;
 mod permit;
 pub mod probe;
@@ -62,11 +63,11 @@ use std::time::Duration;
 pub use crate::classify::{ClassId, MAX_CLASSES};
 
 pub use culprit::Culprit;
-pub use engine::Engine;
+pub use engine::{Engine, Fate, Foresight};
 pub use level::{Level, TenantView};
 pub use permit::{Outcome, Permit, Ticket};
 pub use settings::{
-    ClassSettings, Gate, LimitSettings, Mode, QueueSettings, Settings, WrongSettings,
+    ClassSettings, Gate, LimitSettings, Mode, Override, QueueSettings, Settings, WrongSettings,
 };
 pub use tuner::{Reason, TunerState};
 pub use view::{BoundView, ClassView, View};

@@ -5,6 +5,7 @@
 //! whatever happens; it counts, teaches the cost model and writes the log.
 
 mod body;
+mod initial_events;
 pub(crate) mod learn;
 pub(crate) mod log;
 mod seat;
@@ -12,11 +13,13 @@ mod seat;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Context;
 use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
-use proxy_core::admission::{Outcome, Permit, SMALL_RESPONSE};
+use proxy_core::admission::limits::Leases;
+use proxy_core::admission::{Kind, Outcome, Permit, SMALL_RESPONSE};
 use proxy_core::attributes::Verb;
 use proxy_core::time::Time;
 
@@ -24,21 +27,30 @@ use crate::accept::connection::Connection;
 use crate::accept::endings::Ending;
 use crate::accept::patience::Sight;
 use crate::accept::worker::Worker;
+use crate::admit::running::{self, Cut};
 use crate::attribute::Facts;
 use crate::clock;
+use crate::error::Error;
 use crate::identify::Identified;
+use crate::lane::Lane;
 use crate::metrics::{ClassMetrics, Code};
 use crate::snapshot::Snapshot;
+use crate::upstream::Inbound;
+use crate::upstream::finish::Asking;
 pub(crate) use body::Body;
 use body::Ends;
 use log::Entry;
 use seat::Seat;
 use tokio::task::AbortHandle;
 
-/// A watch that begins with the whole state has delivered it when nothing came for this long.
+/// A watch that begins with the whole state has delivered it when it says so ([`initial_events`]), or when nothing came for
+/// this long.
 const QUIET: Duration = Duration::from_millis(100);
 
-const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// As long as admission keeps the room of a cancelled request at most.
+const LINGER: Duration = Duration::from_secs(1);
+
+pub(crate) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// Priority and Fairness refuses in plain text; every other 429 of the server (an eviction that a disruption budget
 /// forbids, a cache that is not filled yet) is a `Status` and says nothing about load.
@@ -56,6 +68,8 @@ pub(crate) enum End {
     Gone,
     /// The upstream broke the answer off.
     Broken,
+    /// We broke it off.
+    Ended,
     /// We answered it ourselves.
     Answered,
     /// The answer was passed on to its end.
@@ -71,6 +85,10 @@ pub(crate) struct Account {
     pub(crate) facts: Option<Facts>,
     pub(crate) class: Option<usize>,
     seat: Seat,
+    /// What it holds of hard limits.
+    leases: Leases,
+    /// Whether it is to be broken off.
+    ended: Option<Cut>,
     /// Ends the request.
     cut: Option<AbortHandle>,
     arrived: Time,
@@ -125,6 +143,8 @@ impl Account {
             facts: None,
             class: None,
             seat: Seat::default(),
+            leases: Leases::none(),
+            ended: None,
             cut,
             arrived,
             sent: None,
@@ -150,12 +170,55 @@ impl Account {
                 .queue_delay
                 .record(now.saturating_since(self.arrived).as_secs_f64());
         }
+        self.entry.cost = permit
+            .as_ref()
+            .map_or(Duration::ZERO, |permit| permit.estimate().work());
         self.recharge_at = permit.as_ref().map_or(u64::MAX, |permit| {
             permit.estimate().bytes.max(SMALL_RESPONSE)
         });
         let cut = self.cut.take();
         let hold = self.worker().patience.hold(permit, cut);
         self.seat = Seat::new(hold);
+    }
+
+    /// It holds this of hard limits from now on.
+    pub(crate) fn holds(&mut self, leases: Leases) {
+        self.leases = leases;
+    }
+
+    /// Gives away what it holds of hard limits.
+    pub(crate) fn lend(&mut self) -> Leases {
+        std::mem::take(&mut self.leases)
+    }
+
+    /// The head of a long request's answer. LISTs are kept among those that may be broken off, if any may.
+    pub(crate) async fn unless_ended(&mut self, asking: Asking) -> Result<Inbound, Error> {
+        let configured = self.snapshot.config.admission.cancel_culprit.is_some();
+        let list = self
+            .facts
+            .as_ref()
+            .is_some_and(|facts| facts.verb == Verb::List);
+        let tenant = self
+            .entry
+            .identity
+            .as_ref()
+            .map(|identity| identity.tenant());
+        if let (true, Some(tenant), Lane::Main) = (configured && list, tenant, self.worker().lane) {
+            self.ended = self.worker().shared.running.begin(tenant);
+        }
+        let Some(cut) = &mut self.ended else {
+            return Ok(asking.await?);
+        };
+        tokio::select! {
+            inbound = asking => Ok(inbound?),
+            () = std::future::poll_fn(|cx| cut.poll(cx)) => {
+                // The server may work on for a moment.
+                if let Some(permit) = self.seat.take() {
+                    permit.cancel(clock::now());
+                }
+                Err(running::ended(self.class_name()).into())
+            }
+        }
     }
 
     /// For the request's body, to tell when it waits for its client.
@@ -171,18 +234,33 @@ impl Account {
         }
     }
 
+    /// The server has done the work of a short request when its answer begins: kube-apiserver encodes a single object whole
+    /// before it writes a byte. However long the client takes to read it, no work is kept from others.
+    fn worked(&self) {
+        if self
+            .facts
+            .as_ref()
+            .is_some_and(|facts| facts.kind == Kind::Short)
+        {
+            self.seat.rest();
+        }
+    }
+
     /// The head of the upstream's answer is here.
     pub(crate) fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
         let now = clock::now();
         self.status = status.as_u16();
-        self.entry.audit_id = headers.get(AUDIT_ID).cloned();
-        let signals = &self.worker().shared.signals;
-        if by_flow_control(status, headers) {
-            signals.upstream_429.fetch_add(1, Ordering::Relaxed);
-        } else if status == StatusCode::GATEWAY_TIMEOUT {
-            signals.upstream_504.fetch_add(1, Ordering::Relaxed);
+        if let Some(id) = headers.get(AUDIT_ID) {
+            self.entry.audit_id = Some(id.clone());
         }
         let Some(facts) = &self.facts else { return };
+        let signals = &self.worker().shared.signals;
+        // Only what a client cannot bring about by how it asks: it could slow all others down.
+        if by_flow_control(status, headers) && !facts.relayed {
+            signals.upstream_429.fetch_add(1, Ordering::Relaxed);
+        } else if status == StatusCode::GATEWAY_TIMEOUT && !facts.relayed && !facts.own_timeout {
+            signals.upstream_504.fetch_add(1, Ordering::Relaxed);
+        }
         if facts.long_running {
             if !facts.initial_state || status != StatusCode::OK {
                 // The server holds nothing for it any more but the stream.
@@ -251,12 +329,23 @@ impl Account {
         self.seat.is_held() && self.facts.as_ref().is_some_and(|facts| facts.initial_state)
     }
 
+    /// Whether it is to be broken off.
+    fn is_ended(&mut self, cx: &mut Context<'_>) -> bool {
+        let cut = self.ended.as_mut();
+        cut.is_some_and(|cut| cut.poll(cx).is_ready())
+    }
+
     fn close(mut self, end: End) {
         self.end = end;
     }
 
     fn worker(&self) -> &Worker {
         &self.connection.worker
+    }
+
+    fn class_name(&self) -> Option<Arc<str>> {
+        let class = self.class?;
+        Some(Arc::clone(&self.snapshot.classes.get(class)?.name))
     }
 
     fn class_metrics(&self) -> Option<&ClassMetrics> {
@@ -271,7 +360,9 @@ impl Account {
         };
         let now = clock::now();
         match self.end {
-            End::Gone | End::Broken if outcome != Outcome::Served => permit.cancel(now),
+            End::Gone | End::Broken | End::Ended if outcome != Outcome::Served => {
+                permit.cancel(now)
+            }
             _ => permit.finish(outcome, now),
         }
     }
@@ -288,12 +379,14 @@ impl Account {
         }
     }
 
-    /// A watch has delivered its initial state.
-    fn delivered(&mut self) {
-        if let Some(delivered) = clock::now().0.checked_sub(QUIET.as_micros() as u64) {
+    /// A watch delivered its initial state `ago`.
+    fn delivered(&mut self, ago: Duration) {
+        let ago = u64::try_from(ago.as_micros()).unwrap_or(u64::MAX);
+        if let Some(delivered) = clock::now().0.checked_sub(ago) {
             self.learn(Time(delivered));
         }
         self.seat.goes_on();
+        self.leases.delivered();
         self.release(Outcome::Served);
     }
 
@@ -308,6 +401,15 @@ impl Account {
     }
 }
 
+/// The server may work on for a client that has left: were what it held given back at once, opening and cancelling would be
+/// the way around every limit.
+fn linger(leases: Leases) {
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(LINGER).await;
+        drop(leases);
+    });
+}
+
 impl Drop for Account {
     fn drop(&mut self) {
         let now = clock::now();
@@ -316,6 +418,9 @@ impl Drop for Account {
             self.learn(now);
         }
         self.release(self.outcome());
+        if self.end == End::Gone && !long_running && !self.leases.is_empty() {
+            linger(self.lend());
+        }
         self.worker()
             .lane_state()
             .in_flight
@@ -336,22 +441,18 @@ impl Drop for Account {
             );
             metrics.response_bytes.increment(self.bytes);
         }
-        let class = self
-            .class
-            .and_then(|class| self.snapshot.classes.get(class))
-            .map_or("", |class| &*class.name);
-        log::write(
-            self.worker(),
-            &self.entry,
-            &log::Finished {
-                class,
-                verb: verb.as_str(),
-                status: self.status,
-                end: self.end,
-                bytes: self.bytes,
-                waited: self.sent.map(|sent| sent.saturating_since(self.arrived)),
-                took: now.saturating_since(self.arrived),
-            },
-        );
+        let class = self.class_name();
+        let class = class.as_deref().unwrap_or_default();
+        let finished = log::Finished {
+            class,
+            verb: verb.as_str(),
+            status: self.status,
+            end: self.end,
+            bytes: self.bytes,
+            waited: self.sent.map(|sent| sent.saturating_since(self.arrived)),
+            took: now.saturating_since(self.arrived),
+        };
+        log::remember(self.worker(), &self.entry, &self.snapshot, &finished);
+        log::write(self.worker(), &self.entry, &finished);
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! Here tower's ready-made parts do the work: a request takes a bounded time, and there is a bounded number of them.
 
+mod commands;
+pub(crate) mod inherit;
+pub(crate) mod socket;
+pub(crate) mod status;
 mod tenants;
 
 use std::convert::Infallible;
@@ -24,6 +28,7 @@ use tokio::sync::watch;
 use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn as tower_service};
 
 use crate::lane::Lane;
+use crate::measures::Action;
 use crate::shared::Shared;
 
 type Page = Response<Full<Bytes>>;
@@ -214,6 +219,22 @@ fn refresh(shared: &Shared) {
             f64::from(u8::from(!probe.down)),
         );
     }
+    for used in snapshot.limits.in_use() {
+        let labels = [("limit", used.limit), ("bound", used.what.as_str())];
+        gauge("spillway_limit_in_use", &labels, f64::from(used.most));
+        gauge("spillway_limit_bound", &labels, f64::from(used.bound));
+    }
+    let measures = shared.measures.list();
+    for (action, blocks) in [("block", true), ("slow", false)] {
+        let of_it = measures
+            .iter()
+            .filter(|listed| (listed.measure.action == Action::Block) == blocks);
+        gauge(
+            "spillway_measures",
+            &[("action", action)],
+            of_it.count() as f64,
+        );
+    }
     for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {
         gauge(
             "spillway_mode",
@@ -226,6 +247,29 @@ fn refresh(shared: &Shared) {
             "spillway_tuner_state",
             &[("state", name)],
             f64::from(u8::from(view.state == state)),
+        );
+    }
+    for (class, seen) in snapshot.classes.iter().zip(&view.classes) {
+        for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {
+            gauge(
+                "spillway_class_mode",
+                &[("class", &class.name), ("mode", mode_name(mode))],
+                f64::from(u8::from(seen.mode == mode)),
+            );
+        }
+    }
+    let changes = shared.overrides.all().len();
+    gauge("spillway_mode_changes", &[], changes as f64);
+    if let Some(check) = shared.lane_check.view() {
+        gauge(
+            "spillway_reserved_lane_check_success",
+            &[],
+            f64::from(u8::from(check.success)),
+        );
+        gauge(
+            "spillway_reserved_lane_check_timestamp_seconds",
+            &[],
+            check.at as f64,
         );
     }
     for lane in Lane::ALL {

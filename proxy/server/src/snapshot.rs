@@ -1,9 +1,12 @@
 //! A configuration with everything made from it: certificates, keys, policy, metric handles. Swapped whole.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::Config;
+use proxy_core::admission::limits::{self, LimitSpec, Limits};
 use proxy_core::admission::{ClassSettings, Gate, LimitSettings, Mode, QueueSettings, Settings};
 use proxy_core::classify::{
     ClassId, ClassSpec, Match, Policy, PolicyError, Rule, default_classes, default_rules,
@@ -11,6 +14,7 @@ use proxy_core::classify::{
 use rustls::ServerConfig;
 
 use crate::identify::request_header::RequestHeaderPeers;
+use crate::identify::revoked::Revoked;
 use crate::identify::tls::{self, MaterialError};
 use crate::identify::token::TokenVerifier;
 use crate::identify::verify::ClientAuthority;
@@ -28,6 +32,9 @@ pub enum SnapshotError {
     /// Its rules do not compile.
     #[error("admission.rules: {0}")]
     Policy(#[from] PolicyError),
+    /// Its limits do not compile.
+    #[error("admission.limits: {0}")]
+    Limits(PolicyError),
     /// Its admission settings contradict each other.
     #[error("{0}")]
     Settings(#[from] proxy_core::admission::WrongSettings),
@@ -52,6 +59,8 @@ pub(crate) struct Snapshot {
     pub(crate) reserved_tls: Arc<ServerConfig>,
     pub(crate) client_authority: ClientAuthority,
     pub(crate) break_glass_authority: Option<ClientAuthority>,
+    /// Certificates of that authority that are refused.
+    pub(crate) revoked: Revoked,
     pub(crate) request_header: Option<RequestHeaderPeers>,
     pub(crate) tokens: TokenVerifier,
     pub(crate) endpoint: Endpoint,
@@ -59,6 +68,7 @@ pub(crate) struct Snapshot {
     pub(crate) reserved: ReservedAccess,
     pub(crate) policy: Policy,
     pub(crate) settings: Settings,
+    pub(crate) limits: Arc<Limits>,
     /// The policy's classes, and the reserved lane as the last.
     pub(crate) classes: Vec<Class>,
     /// (role, Unix seconds) of the certificates that end.
@@ -74,7 +84,8 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    /// Reads every file that `config` names and compiles its policy.
+    /// Reads every file that `config` names and compiles its policy. What the limits of `before` have counted goes on
+    /// counting.
     ///
     /// # Errors
     /// [`SnapshotError`] about the first thing that cannot be used; nothing is changed then.
@@ -82,6 +93,7 @@ impl Snapshot {
         config: Config,
         generation: u64,
         metrics: &Metrics,
+        before: Option<&Limits>,
     ) -> Result<Self, SnapshotError> {
         let client_authority = tls::client_authority(&config.tls.client_ca)?;
         let break_glass_authority = config
@@ -107,6 +119,7 @@ impl Snapshot {
         let policy = policy(&config)?;
         let settings = settings(&config, &policy);
         settings.check()?;
+        let limits = Arc::new(hard_limits(&config, &policy, before)?);
         let names = policy
             .classes()
             .iter()
@@ -135,6 +148,7 @@ impl Snapshot {
             reserved_tls,
             client_authority,
             break_glass_authority,
+            revoked: Revoked::load(config.reserved.revoked.as_deref())?,
             request_header,
             tokens: TokenVerifier::load(
                 &config.service_accounts.keys,
@@ -149,6 +163,7 @@ impl Snapshot {
             reserved: ReservedAccess::new(&config.reserved),
             policy,
             settings,
+            limits,
             classes,
             expiries,
             config,
@@ -167,6 +182,7 @@ impl Snapshot {
         ];
         files.extend(config.service_accounts.keys.iter().cloned());
         files.extend(config.reserved.client_ca.clone());
+        files.extend(config.reserved.revoked.clone());
         files.extend(config.request_header.client_ca.clone());
         files
     }
@@ -203,6 +219,36 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, PolicyError> {
         .collect();
     rules.extend(default_rules());
     Policy::compile(classes, rules)
+}
+
+/// The operator's hard limits, in the order of the configuration.
+fn hard_limits(
+    config: &Config,
+    policy: &Policy,
+    before: Option<&Limits>,
+) -> Result<Limits, SnapshotError> {
+    let specs = config.admission.limits.iter().map(|limit| LimitSpec {
+        name: limit.name.as_str().into(),
+        when: conditions(&limit.when),
+        class: limit
+            .class
+            .as_deref()
+            .and_then(|class| policy.class_named(class)),
+        per: match limit.per {
+            config::Per::Rule => limits::Per::Rule,
+            config::Per::Class => limits::Per::Class,
+            config::Per::Tenant => limits::Per::Tenant,
+            config::Per::Instance => limits::Per::Instance,
+        },
+        bounds: [limit.concurrency, limit.watches, limit.sessions],
+        rate: limit.rate.map(|rate| {
+            let burst = limit.burst.unwrap_or_else(|| rate.per_second());
+            limits::Rate::new(rate.count(), rate.period(), burst)
+        }),
+        server_time: limit.server_time,
+        deny: limit.deny,
+    });
+    Limits::compile(specs.collect(), before).map_err(SnapshotError::Limits)
 }
 
 fn conditions(when: &config::Match) -> Match {
@@ -242,7 +288,8 @@ fn conditions(when: &config::Match) -> Match {
     }
 }
 
-fn settings(config: &Config, policy: &Policy) -> Settings {
+/// What admission is set to by a configuration.
+pub(crate) fn settings(config: &Config, policy: &Policy) -> Settings {
     let admission = &config.admission;
     let defaults = Settings::default();
     let most_shed = share(admission.max_shed_share);
@@ -284,7 +331,7 @@ fn settings(config: &Config, policy: &Policy) -> Settings {
         },
         enforced_tenants: share(admission.enforced_tenants),
         limit: LimitSettings {
-            initial: admission.limit.initial,
+            initial: initial_limit(&admission.limit),
             min: admission.limit.min,
             max: admission.limit.max,
         },
@@ -298,6 +345,17 @@ fn settings(config: &Config, policy: &Policy) -> Settings {
         classes: policy.classes().iter().enumerate().map(class).collect(),
         ..defaults
     }
+}
+
+/// The server is on this host, so its cores are ours; fewer where Spillway's own are limited, from where the limit grows.
+fn initial_limit(limit: &config::Limit) -> Duration {
+    if !limit.initial.is_zero() {
+        return limit.initial;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    LimitSettings::initial(u32::try_from(cores).unwrap_or(u32::MAX))
+        .max(limit.min)
+        .min(limit.max)
 }
 
 fn share(percent: config::Percent) -> f32 {

@@ -58,6 +58,8 @@ pub(super) async fn answer(
         .is_some_and(|agent| agent.as_bytes().starts_with(b"spillway-probe"));
     if is_probe {
         state.probes.fetch_add(1, Ordering::SeqCst);
+        let delay = state.probe_delay_ms.load(Ordering::SeqCst);
+        tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
         return Ok(text(200, "ok"));
     }
     let seen = Seen::of(&request, link.number, link.certificate.clone());
@@ -167,6 +169,8 @@ fn apf() -> Response<Payload> {
     let mut response = text(429, "Too many requests, please try again later.");
     let headers = response.headers_mut();
     headers.insert("retry-after", "1".parse().expect("a value"));
+    let plain = "text/plain; charset=utf-8";
+    headers.insert("content-type", plain.parse().expect("a value"));
     headers.insert(
         "x-kubernetes-pf-flowschema-uid",
         "f-1".parse().expect("a value"),
