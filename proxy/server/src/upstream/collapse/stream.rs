@@ -296,7 +296,7 @@ impl Subscriber {
 
     /// How long the whole is, as far as that is known before its first piece is read.
     pub(crate) fn size_hint(&self) -> SizeHint {
-        self.stream.size.clone()
+        self.stream.size
     }
 
     /// Whether nothing is left to read.
