@@ -12,6 +12,7 @@
 
 mod change;
 mod check;
+mod limits;
 mod model;
 mod origin;
 mod parse;
@@ -25,9 +26,10 @@ mod units;
 
 pub use change::{Applies, Change};
 pub use model::{
-    Admin, Admission, Check, Class, Config, DEFAULT_CLASSES, DEFAULT_PKI, DEFAULT_RESERVED_PORT,
-    DEFAULT_SOCKET, Format, KeyPair, Level, Limit, Listen, Log, Match, Mode, Probe, Queue,
-    RequestHeader, RequestHeaders, Reserved, Rule, ServiceAccounts, Tls, Upstream,
+    Admin, Admission, Cancel, Check, Class, Config, Confine, DEFAULT_CLASSES, DEFAULT_PKI,
+    DEFAULT_RESERVED_PORT, DEFAULT_SOCKET, Format, HardLimit, KeyPair, Level, Limit, Listen, Log,
+    Match, Mode, Per, Period, Probe, Queue, Rate, RequestHeader, RequestHeaders, Reserved, Rule,
+    ServiceAccounts, Tls, Upstream,
 };
 pub use origin::Origins;
 pub use parse::MAX_TEXT;

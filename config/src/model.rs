@@ -14,10 +14,12 @@ use serde::Serialize;
 use crate::units::{DurationText, serialize_duration};
 
 mod admission;
+mod limits;
 mod operators;
 mod request_header;
 
 pub use admission::{Admission, Class, Limit, Match, Mode, Probe, Queue, Rule};
+pub use limits::{Cancel, Confine, HardLimit, Per, Period, Rate};
 pub use operators::{Admin, Check, DEFAULT_SOCKET};
 pub use request_header::RequestHeader;
 

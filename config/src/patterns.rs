@@ -39,7 +39,7 @@ const SOURCES: [&str; 6] = [
 const SCOPES: [&str; 4] = ["named", "namespaced", "cluster", "non-resource"];
 
 /// What a request looks like.
-const SHAPES: [&str; 9] = [
+const SHAPES: [&str; 10] = [
     "collection",
     "unlimited",
     "paged",
@@ -47,6 +47,7 @@ const SHAPES: [&str; 9] = [
     "initial-watch",
     "watch-start",
     "from-etcd",
+    "any-version",
     "long-running",
     "dry-run",
 ];

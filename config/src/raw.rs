@@ -141,6 +141,37 @@ section!(Admission {
     enforced_tenants: Scalar,
     classes: Spanned<Vec<Spanned<Class>>>,
     rules: Vec<Spanned<Rule>>,
+    limits: Vec<Spanned<HardLimit>>,
+    measures: Scalar,
+    confine_culprit: Spanned<Confine>,
+    cancel_culprit: Spanned<Cancel>,
+    culprit_events: Scalar,
+});
+
+section!(HardLimit {
+    name: Scalar,
+    when: Match,
+    class: Scalar,
+    per: Scalar,
+    concurrency: Scalar,
+    rate: Scalar,
+    burst: Scalar,
+    server_time: Scalar,
+    watches: Scalar,
+    sessions: Scalar,
+    deny: Scalar,
+    message: Scalar,
+});
+
+section!(Confine {
+    after: Scalar,
+    share: Scalar,
+    r#for: Scalar,
+});
+
+section!(Cancel {
+    after: Scalar,
+    rate: Scalar,
 });
 
 section!(Limit {

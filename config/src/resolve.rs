@@ -16,7 +16,7 @@ use crate::origin::Origins;
 use crate::raw::{self, Scalar};
 use crate::report::Problems;
 use crate::units::parse_percent;
-use crate::{patterns, rules};
+use crate::{limits, patterns, rules};
 
 mod operators;
 mod values;
@@ -324,6 +324,11 @@ impl Values<'_, '_> {
                 parse_percent,
             ),
             rules: rules::rules(self, raw, &classes),
+            limits: limits::limits(self, raw, &classes),
+            measures: limits::measures(self, raw),
+            confine_culprit: limits::confine(self, raw),
+            cancel_culprit: limits::cancel(self, raw),
+            culprit_events: limits::events(self, raw),
             classes,
         }
     }

@@ -138,10 +138,7 @@ pub(crate) fn rules(
         values.problems.add(at(&first.referenced), what, accepted);
         return Vec::new();
     }
-    let mut known: Vec<&str> = DEFAULT_CLASSES.to_vec();
-    known.extend(classes.iter().map(|class| class.name.as_str()));
-    known.sort_unstable();
-    known.dedup();
+    let known = class_names(classes);
     let mut seen: BTreeSet<String> = TAKEN.map(str::to_owned).into();
     list.iter()
         .enumerate()
@@ -162,6 +159,31 @@ pub(crate) fn rules(
         .collect()
 }
 
+/// What a class may be called in this file.
+pub(crate) fn class_names(classes: &[Class]) -> Vec<&str> {
+    let mut known: Vec<&str> = DEFAULT_CLASSES.to_vec();
+    known.extend(classes.iter().map(|class| class.name.as_str()));
+    known.sort_unstable();
+    known.dedup();
+    known
+}
+
+/// The name of a class that exists.
+pub(crate) fn known_class(
+    values: &mut Values<'_, '_>,
+    key: &str,
+    class: &Scalar,
+    known: &[&str],
+) -> Option<String> {
+    values.read(key, Some(class), None, &known.join(", "), |text| {
+        if known.contains(&text) {
+            Ok(Some(text.to_owned()))
+        } else {
+            Err(unknown(text, known))
+        }
+    })
+}
+
 fn class_of(
     values: &mut Values<'_, '_>,
     key: &str,
@@ -175,18 +197,15 @@ fn class_of(
             .add(at(&rule.referenced), what, known.join(", "));
         return None;
     };
-    let key = format!("{key}.class");
-    values.read(&key, Some(class), None, &known.join(", "), |text| {
-        if known.contains(&text) {
-            Ok(Some(text.to_owned()))
-        } else {
-            Err(unknown(text, known))
-        }
-    })
+    known_class(values, &format!("{key}.class"), class, known)
 }
 
 /// The conditions of one rule.
-fn conditions(values: &mut Values<'_, '_>, key: &str, when: Option<&raw::Match>) -> Match {
+pub(crate) fn conditions(
+    values: &mut Values<'_, '_>,
+    key: &str,
+    when: Option<&raw::Match>,
+) -> Match {
     let Some(when) = when else {
         return Match::default();
     };
@@ -272,7 +291,7 @@ fn condition(
 }
 
 /// A required name; `None` after noting why not.
-fn required<T>(
+pub(crate) fn required<T>(
     values: &mut Values<'_, '_>,
     key: &str,
     owner: &serde_saphyr::Spanned<T>,
@@ -296,7 +315,8 @@ fn required<T>(
     })
 }
 
-fn unique(
+/// Notes a name that another of the same list has.
+pub(crate) fn unique(
     values: &mut Values<'_, '_>,
     key: &str,
     seen: &mut BTreeSet<String>,

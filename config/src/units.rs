@@ -238,6 +238,16 @@ pub(crate) fn serialize_duration<S: Serializer>(
     serializer.serialize_str(&duration_text(*duration))
 }
 
+pub(crate) fn serialize_optional_duration<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => serialize_duration(duration, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 impl JsonSchema for ByteSize {
     fn inline_schema() -> bool {
         true

@@ -17,10 +17,16 @@ mod frames;
 mod identity;
 #[path = "real/informers.rs"]
 mod informers;
+#[path = "real/install.rs"]
+mod install;
 #[path = "real/issuers.rs"]
 mod issuers;
 #[path = "real/kubectl.rs"]
 mod kubectl;
+#[path = "real/limits.rs"]
+mod limits;
+#[path = "real/operators.rs"]
+mod operators;
 #[path = "real/outage.rs"]
 mod outage;
 #[path = "real/reload.rs"]

@@ -1,10 +1,12 @@
 //! `admission`: the part of the model that decides who waits.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::{Cancel, Confine, HardLimit};
 use crate::units::{ByteSize, DurationText, Percent, serialize_duration};
 
 /// `admission`: what is admitted, queued and shed.
@@ -34,6 +36,18 @@ pub struct Admission {
     pub classes: Vec<Class>,
     /// `rules`: tried before the built-in rules; the first match wins. Default none.
     pub rules: Vec<Rule>,
+    /// `limits`: hard limits beside all of this. Default none.
+    pub limits: Vec<HardLimit>,
+    /// `measures`: the file in which measures (`spillway quarantine`, `confine_culprit`)
+    /// survive a restart; a change needs one. Default none: they end with the process.
+    pub measures: Option<PathBuf>,
+    /// `confine_culprit`: confine whoever is behind an overload. Default none.
+    pub confine_culprit: Option<Confine>,
+    /// `cancel_culprit`: then break off what it has running. Default none.
+    pub cancel_culprit: Option<Cancel>,
+    /// `culprit_events`: the namespace in which a Kubernetes Event names the culprit, created
+    /// as user `system:spillway`, who must be allowed to. Default none.
+    pub culprit_events: Option<String>,
 }
 
 impl Default for Admission {
@@ -48,6 +62,11 @@ impl Default for Admission {
             enforced_tenants: Percent::HUNDRED,
             classes: Vec::new(),
             rules: Vec::new(),
+            limits: Vec::new(),
+            measures: None,
+            confine_culprit: None,
+            cancel_culprit: None,
+            culprit_events: None,
         }
     }
 }
@@ -250,7 +269,7 @@ pub struct Match {
     pub scopes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     /// What it looks like: `collection`, `unlimited`, `paged`, `all-namespaces`,
-    /// `initial-watch`, `watch-start`, `from-etcd`, `long-running`, `dry-run`.
+    /// `initial-watch`, `watch-start`, `from-etcd`, `any-version`, `long-running`, `dry-run`.
     pub shapes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     /// Paths outside the resource API, `/metrics` or `/livez/*`.

@@ -36,7 +36,7 @@
 //! room, without a lock); `queue`, [`retry_after`], `returns` and `desk` (what happens when there is
 //! none); `meter`, `accounts`, `level` and `culprit` (who asks for how much, whose turn it is,
 //! and who it was); `engine` (both together) and `permit`; [`probe`], `history` and `tuner` (what the
-//! bounds become); `view`.
+//! bounds become); `view`. [`limits`] stands beside all of it: the operator's own bounds.
 
 mod accounts;
 pub mod cost;
@@ -47,6 +47,7 @@ mod gate;
 mod history;
 mod ledger;
 mod level;
+pub mod limits;
 mod meter;
 mod permit;
 pub mod probe;

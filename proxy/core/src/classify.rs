@@ -19,6 +19,7 @@
 //!
 //! Classifying allocates nothing and takes time linear in the number of rules.
 
+mod condition;
 mod defaults;
 mod matcher;
 mod pattern;
@@ -30,6 +31,7 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
+pub use condition::Condition;
 pub use defaults::{default_classes, default_rules};
 pub use rule::{Match, Rule, SHAPES};
 

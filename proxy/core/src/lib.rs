@@ -22,6 +22,8 @@ pub mod time;
 
 pub mod hash;
 
+mod sync;
+
 pub mod identity;
 
 pub mod attributes;

@@ -6,8 +6,11 @@ mod counting;
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_core::admission::cost::{Encoding, Model, Observation, Scope, Shape, Source, Verb};
+use proxy_core::admission::limits::{Asked, LimitSpec, Limits, Per, Rate};
 use proxy_core::admission::{
     Ask, ClassId, Cost, Decision, Engine, Kind, Mode, Offer, Outcome, Settings, Wake,
 };
@@ -92,6 +95,47 @@ fn a_request_that_finds_room_starts_and_ends_without_allocating() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_request_within_its_limits_takes_and_gives_back_without_allocating() {
+    let limit = |name: &str, per| LimitSpec {
+        name: name.into(),
+        per,
+        bounds: [Some(5), Some(5), Some(5)],
+        rate: Some(Rate::new(1_000_000, Duration::from_secs(1), 1_000)),
+        ..LimitSpec::default()
+    };
+    let none = Arc::new(Limits::default());
+    let specs = vec![
+        limit("rule", Per::Rule),
+        limit("class", Per::Class),
+        limit("tenant", Per::Tenant),
+        limit("instance", Per::Instance),
+    ];
+    let four = Arc::new(Limits::compile(specs, None).expect("limits"));
+    let identity = Identity::service_account("telemetry", "agent", None, Some("agent-1"), None);
+    let attributes = parse("GET", "/api/v1/pods", None, None).expect("a request");
+    let asked = Asked {
+        attributes: &attributes,
+        identity: &identity,
+        client: Client {
+            user_agent: Some("agent/1.0"),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        },
+        class: ClassId(6),
+        instance: 7,
+        work: Duration::ZERO,
+    };
+    for (limits, held) in [(&none, 0), (&four, 4)] {
+        let count = allocations_of(|| {
+            for round in 0..100_u64 {
+                let leases = limits.take(&asked, Time(round * 1_000)).expect("room");
+                assert_eq!(leases.len(), held);
+            }
+        });
+        assert_eq!(count, 0);
     }
 }
 

@@ -13,10 +13,12 @@ mod seat;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Context;
 use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use proxy_core::admission::limits::Leases;
 use proxy_core::admission::{Kind, Outcome, Permit, SMALL_RESPONSE};
 use proxy_core::attributes::Verb;
 use proxy_core::time::Time;
@@ -25,11 +27,16 @@ use crate::accept::connection::Connection;
 use crate::accept::endings::Ending;
 use crate::accept::patience::Sight;
 use crate::accept::worker::Worker;
+use crate::admit::running::{self, Cut};
 use crate::attribute::Facts;
 use crate::clock;
+use crate::error::Error;
 use crate::identify::Identified;
+use crate::lane::Lane;
 use crate::metrics::{ClassMetrics, Code};
 use crate::snapshot::Snapshot;
+use crate::upstream::Inbound;
+use crate::upstream::finish::Asking;
 pub(crate) use body::Body;
 use body::Ends;
 use log::Entry;
@@ -39,6 +46,9 @@ use tokio::task::AbortHandle;
 /// A watch that begins with the whole state has delivered it when it says so ([`initial_events`]), or when nothing came for
 /// this long.
 const QUIET: Duration = Duration::from_millis(100);
+
+/// As long as admission keeps the room of a cancelled request at most.
+const LINGER: Duration = Duration::from_secs(1);
 
 pub(crate) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
@@ -58,6 +68,8 @@ pub(crate) enum End {
     Gone,
     /// The upstream broke the answer off.
     Broken,
+    /// We broke it off.
+    Ended,
     /// We answered it ourselves.
     Answered,
     /// The answer was passed on to its end.
@@ -73,6 +85,10 @@ pub(crate) struct Account {
     pub(crate) facts: Option<Facts>,
     pub(crate) class: Option<usize>,
     seat: Seat,
+    /// What it holds of hard limits.
+    leases: Leases,
+    /// Whether it is to be broken off.
+    ended: Option<Cut>,
     /// Ends the request.
     cut: Option<AbortHandle>,
     arrived: Time,
@@ -127,6 +143,8 @@ impl Account {
             facts: None,
             class: None,
             seat: Seat::default(),
+            leases: Leases::none(),
+            ended: None,
             cut,
             arrived,
             sent: None,
@@ -161,6 +179,46 @@ impl Account {
         let cut = self.cut.take();
         let hold = self.worker().patience.hold(permit, cut);
         self.seat = Seat::new(hold);
+    }
+
+    /// It holds this of hard limits from now on.
+    pub(crate) fn holds(&mut self, leases: Leases) {
+        self.leases = leases;
+    }
+
+    /// Gives away what it holds of hard limits.
+    pub(crate) fn lend(&mut self) -> Leases {
+        std::mem::take(&mut self.leases)
+    }
+
+    /// The head of a long request's answer. LISTs are kept among those that may be broken off, if any may.
+    pub(crate) async fn unless_ended(&mut self, asking: Asking) -> Result<Inbound, Error> {
+        let configured = self.snapshot.config.admission.cancel_culprit.is_some();
+        let list = self
+            .facts
+            .as_ref()
+            .is_some_and(|facts| facts.verb == Verb::List);
+        let tenant = self
+            .entry
+            .identity
+            .as_ref()
+            .map(|identity| identity.tenant());
+        if let (true, Some(tenant), Lane::Main) = (configured && list, tenant, self.worker().lane) {
+            self.ended = self.worker().shared.running.begin(tenant);
+        }
+        let Some(cut) = &mut self.ended else {
+            return Ok(asking.await?);
+        };
+        tokio::select! {
+            inbound = asking => Ok(inbound?),
+            () = std::future::poll_fn(|cx| cut.poll(cx)) => {
+                // The server may work on for a moment.
+                if let Some(permit) = self.seat.take() {
+                    permit.cancel(clock::now());
+                }
+                Err(running::ended(self.class_name()).into())
+            }
+        }
     }
 
     /// For the request's body, to tell when it waits for its client.
@@ -271,12 +329,23 @@ impl Account {
         self.seat.is_held() && self.facts.as_ref().is_some_and(|facts| facts.initial_state)
     }
 
+    /// Whether it is to be broken off.
+    fn is_ended(&mut self, cx: &mut Context<'_>) -> bool {
+        let cut = self.ended.as_mut();
+        cut.is_some_and(|cut| cut.poll(cx).is_ready())
+    }
+
     fn close(mut self, end: End) {
         self.end = end;
     }
 
     fn worker(&self) -> &Worker {
         &self.connection.worker
+    }
+
+    fn class_name(&self) -> Option<Arc<str>> {
+        let class = self.class?;
+        Some(Arc::clone(&self.snapshot.classes.get(class)?.name))
     }
 
     fn class_metrics(&self) -> Option<&ClassMetrics> {
@@ -291,7 +360,9 @@ impl Account {
         };
         let now = clock::now();
         match self.end {
-            End::Gone | End::Broken if outcome != Outcome::Served => permit.cancel(now),
+            End::Gone | End::Broken | End::Ended if outcome != Outcome::Served => {
+                permit.cancel(now)
+            }
             _ => permit.finish(outcome, now),
         }
     }
@@ -315,6 +386,7 @@ impl Account {
             self.learn(Time(delivered));
         }
         self.seat.goes_on();
+        self.leases.delivered();
         self.release(Outcome::Served);
     }
 
@@ -329,6 +401,15 @@ impl Account {
     }
 }
 
+/// The server may work on for a client that has left: were what it held given back at once, opening and cancelling would be
+/// the way around every limit.
+fn linger(leases: Leases) {
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(LINGER).await;
+        drop(leases);
+    });
+}
+
 impl Drop for Account {
     fn drop(&mut self) {
         let now = clock::now();
@@ -337,6 +418,9 @@ impl Drop for Account {
             self.learn(now);
         }
         self.release(self.outcome());
+        if self.end == End::Gone && !long_running && !self.leases.is_empty() {
+            linger(self.lend());
+        }
         self.worker()
             .lane_state()
             .in_flight
@@ -357,10 +441,8 @@ impl Drop for Account {
             );
             metrics.response_bytes.increment(self.bytes);
         }
-        let class = self
-            .class
-            .and_then(|class| self.snapshot.classes.get(class))
-            .map_or("", |class| &*class.name);
+        let class = self.class_name();
+        let class = class.as_deref().unwrap_or_default();
         let finished = log::Finished {
             class,
             verb: verb.as_str(),

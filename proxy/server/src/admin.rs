@@ -3,6 +3,7 @@
 //! Here tower's ready-made parts do the work: a request takes a bounded time, and there is a bounded number of them.
 
 mod commands;
+pub(crate) mod inherit;
 pub(crate) mod socket;
 pub(crate) mod status;
 pub(crate) mod tenants;
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn as tower_service};
 
 use crate::lane::Lane;
+use crate::measures::Action;
 use crate::shared::Shared;
 
 type Page = Response<Full<Bytes>>;
@@ -221,6 +223,22 @@ fn refresh(shared: &Shared) {
         );
     }
     configured(shared, &snapshot.config);
+    for used in snapshot.limits.in_use() {
+        let labels = [("limit", used.limit), ("bound", used.what.as_str())];
+        gauge("spillway_limit_in_use", &labels, f64::from(used.most));
+        gauge("spillway_limit_bound", &labels, f64::from(used.bound));
+    }
+    let measures = shared.measures.list();
+    for (action, blocks) in [("block", true), ("slow", false)] {
+        let of_it = measures
+            .iter()
+            .filter(|listed| (listed.measure.action == Action::Block) == blocks);
+        gauge(
+            "spillway_measures",
+            &[("action", action)],
+            of_it.count() as f64,
+        );
+    }
     for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {
         gauge(
             "spillway_mode",

@@ -3,6 +3,9 @@
 //! [`admit`] asks the gate, waits when it is told to, and turns a refusal into what the client is told. A client that
 //! hangs up while waiting drops this future, and with it the ticket.
 
+pub(crate) mod orders;
+pub(crate) mod running;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

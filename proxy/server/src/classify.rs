@@ -17,15 +17,16 @@ pub(crate) fn classify(
     address: IpAddr,
     snapshot: &Snapshot,
 ) -> Classified {
-    let user_agent = headers
-        .get(USER_AGENT)
-        .and_then(|value| value.to_str().ok());
-    snapshot.policy.classify(
-        attributes,
-        identity,
-        &Client {
-            user_agent,
-            address,
-        },
-    )
+    let client = client(headers, address);
+    snapshot.policy.classify(attributes, identity, &client)
+}
+
+/// What the connection and the headers say about the client.
+pub(crate) fn client(headers: &HeaderMap, address: IpAddr) -> Client<'_> {
+    Client {
+        user_agent: headers
+            .get(USER_AGENT)
+            .and_then(|value| value.to_str().ok()),
+        address,
+    }
 }

@@ -11,6 +11,7 @@ mod break_glass;
 mod config_show;
 mod explain;
 mod import_apf;
+mod install;
 mod level;
 mod mode;
 mod output;
@@ -68,6 +69,7 @@ enum Commands {
     },
     /// Say what requests are taken to be: for each line `METHOD TARGET` on standard input, one JSON object.
     Attributes,
+    Install(install::Arguments),
     Top(top::TopArgs),
     Explain(explain::ExplainArgs),
     Mode(mode::ModeArgs),
@@ -143,6 +145,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Err(problem) => fail(EX_OSERR, &problem),
             }
         }
+        Commands::Install(arguments) => install::run(&arguments),
         Commands::Top(command) => done(command.run()),
         Commands::Explain(command) => done(command.run()),
         Commands::Mode(command) => done(command.run()),
@@ -180,7 +183,7 @@ fn fail(code: u8, problem: &dyn std::fmt::Display) -> ExitCode {
 fn check(file: &Path, connect: bool) -> ExitCode {
     let loaded = reload::read(file).and_then(|config| {
         let metrics = Metrics::new().map_err(|problem| problem.to_string())?;
-        Snapshot::load(config, 1, &metrics)
+        Snapshot::load(config, 1, &metrics, None)
             .map_err(|problem| format!("{}: {problem}", file.display()))
     });
     let snapshot = match loaded {

@@ -2,11 +2,13 @@
 //!
 //! One thread of its own, so that neither lane can delay the sensors, and a scrape can delay nothing.
 
+pub(crate) mod events;
 pub(crate) mod lane_check;
 pub(crate) mod overload;
 pub(crate) mod probe;
 pub(crate) mod published_keys;
 pub(crate) mod reload;
+pub(crate) mod remedy;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,6 +51,8 @@ pub(crate) async fn run(
     let mut count = 0_u32;
     let mut was_down = None;
     let mut overloads = overload::Overloads::default();
+    let mut remedy = remedy::Remedy::default();
+    let mut events = events::Events::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -63,10 +67,13 @@ pub(crate) async fn run(
                 info!(%address, "the apiserver answers");
             }
         }
+        remedy.tick(&shared, &view, clock::now());
         count = count.wrapping_add(1);
         if count.is_multiple_of(LOOK_TICKS) {
             overloads.look(&shared);
             end_mode_changes(&shared);
+            remedy.look(&shared);
+            events.look(&shared);
         }
         if count.is_multiple_of(UPKEEP_TICKS) {
             shared.metrics.upkeep();

@@ -42,6 +42,52 @@ pub(crate) enum Refused {
     /// `listen.max_tunnels` are open.
     #[error("too many exec, attach and port-forward sessions are open")]
     TooManyTunnels,
+    /// A limit of the configuration denies it as such.
+    #[error("not allowed here (limit {limit}): {message}")]
+    Denied {
+        /// The limit's name.
+        limit: Box<str>,
+        /// The class's name.
+        class: std::sync::Arc<str>,
+        /// What to do instead.
+        message: Box<str>,
+    },
+    /// A limit of the configuration has nothing left.
+    #[error("too many requests (limit {limit}, {bound}){}", note(message.as_deref()))]
+    Limited {
+        /// The limit's name.
+        limit: Box<str>,
+        /// The class's name.
+        class: std::sync::Arc<str>,
+        /// Which of its bounds.
+        bound: &'static str,
+        /// What the operator says to it.
+        message: Option<Box<str>>,
+        /// Seconds, as in [`Self::Shed`].
+        retry_after: u32,
+    },
+    /// A measure holds it back.
+    #[error(
+        "held back by measure {measure} of the cluster's operators, for another {minutes} min at most"
+    )]
+    HeldBack {
+        /// Its number.
+        measure: u64,
+        /// The class's name.
+        class: std::sync::Arc<str>,
+        /// Until it is over.
+        minutes: u64,
+        /// Seconds, as in [`Self::Shed`].
+        retry_after: u32,
+    },
+    /// It was running and was ended, because its tenant overloads the server.
+    #[error("the server is overloaded by requests like this one; it was ended")]
+    Ended {
+        /// The class's name.
+        class: std::sync::Arc<str>,
+        /// Seconds, as in [`Self::Shed`].
+        retry_after: u32,
+    },
     /// The admission engine shed it.
     #[error("the server is overloaded and this request was shed")]
     Shed {
@@ -117,6 +163,11 @@ impl UpstreamError {
             Self::Lost(_) => "lost",
         }
     }
+}
+
+/// What is said behind a colon, if anything is.
+fn note(message: Option<&str>) -> String {
+    message.map_or_else(String::new, |message| format!(": {message}"))
 }
 
 impl Refused {

@@ -11,6 +11,7 @@ use http::{Request, Response, Version, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use proxy_core::admission::Kind;
+use proxy_core::admission::limits::Asked;
 use proxy_core::attributes::Verb;
 use tower::Service as _;
 
@@ -19,9 +20,9 @@ use crate::accept::tricks;
 use crate::accept::worker::Worker;
 use crate::account::log::Entry;
 use crate::account::{AUDIT_ID, Account, Body, learn};
-use crate::admit::admit;
+use crate::admit::{admit, orders};
 use crate::attribute::{self, Facts};
-use crate::classify::classify;
+use crate::classify::{classify, client as client_of};
 use crate::clock;
 use crate::error::{Error, Refused};
 use crate::identify::{Identified, Judge};
@@ -170,6 +171,18 @@ async fn serve(
     if !facts.long_running && !head.headers.contains_key(EXPECT) {
         body.gather().await?;
     }
+    let asked = Asked {
+        attributes: &attributes,
+        identity: &identified.identity,
+        client: client_of(&head.headers, address),
+        class: classified.class,
+        instance: identified.identity.instance(connection.address_hash),
+        work: match snapshot.limits.want_work() {
+            true => worker.shared.costs.estimate(&facts.shape).work(),
+            false => Duration::ZERO,
+        },
+    };
+    account.holds(orders::obey(worker, snapshot, &facts, &asked, now)?);
     let permit = admit(
         worker,
         snapshot,
@@ -213,9 +226,12 @@ async fn serve(
             let asking = worker.upstream.clone().call(outbound);
             let inbound = match facts.kind {
                 Kind::Short if !facts.long_running => {
-                    Finishing::new(asking, account.sight()).await?
+                    let (inbound, leases) =
+                        Finishing::new(asking, account.sight(), account.lend()).await?;
+                    account.holds(leases);
+                    inbound
                 }
-                _ => asking.await?,
+                _ => account.unless_ended(asking).await?,
             };
             (inbound.response, Some(inbound.way))
         }

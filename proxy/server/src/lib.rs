@@ -43,6 +43,7 @@ pub mod fuzzing;
 mod lane;
 mod lane_call;
 pub mod logging;
+mod measures;
 pub mod metrics;
 mod names;
 mod overrides;

@@ -102,6 +102,29 @@ pub(crate) const fn reason(shed: Shed) -> &'static str {
     }
 }
 
+/// Why a request was refused that the engine was not asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ordered {
+    /// A hard limit has nothing left.
+    Rule,
+    /// A hard limit denies it.
+    Denied,
+    /// A measure holds it back.
+    Quarantined,
+}
+
+impl Ordered {
+    const ALL: usize = 3;
+
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::Denied => "denied",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
 /// Where series are registered and rendered.
 pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
@@ -176,6 +199,22 @@ impl Metrics {
             (
                 "spillway_forced_total",
                 "Requests admitted by the red button although they were to be refused, by class.",
+            ),
+            (
+                "spillway_limit_refused_total",
+                "Requests beyond a hard limit, by limit, bound and whether the refusal was carried out.",
+            ),
+            (
+                "spillway_measures_total",
+                "Measures (quarantine), by what became of them and by whom.",
+            ),
+            (
+                "spillway_culprit_ended_total",
+                "LISTs of a culprit that were broken off.",
+            ),
+            (
+                "spillway_culprit_events_total",
+                "Kubernetes Events about culprits, by result.",
             ),
             (
                 "spillway_response_bytes_total",
@@ -285,6 +324,15 @@ impl Metrics {
             ),
             ("spillway_tuner_state", "1 for the state the tuner is in."),
             ("spillway_mode", "1 for the mode in force."),
+            ("spillway_measures", "Measures in force, by action."),
+            (
+                "spillway_limit_bound",
+                "What a hard limit allows at once, by limit and bound.",
+            ),
+            (
+                "spillway_limit_in_use",
+                "What whoever holds most of it holds, by limit and bound.",
+            ),
             (
                 "spillway_class_mode",
                 "1 for the mode in force for a class, run-time changes included, by class.",
@@ -356,6 +404,7 @@ pub(crate) struct ClassMetrics {
     name: String,
     requests: Vec<OnceLock<Counter>>,
     sheds: [OnceLock<Counter>; 2 * SHEDS],
+    ordered: [OnceLock<Counter>; 2 * Ordered::ALL],
     pub(crate) queue_delay: Histogram,
     pub(crate) upstream_latency: Histogram,
     pub(crate) response_bytes: Counter,
@@ -379,6 +428,7 @@ impl ClassMetrics {
                 .take(Lane::ALL.len() * VERBS * Code::ALL.len())
                 .collect(),
             sheds: Default::default(),
+            ordered: Default::default(),
             queue_delay: metrics.histogram("spillway_queue_delay_seconds", &labels),
             upstream_latency: metrics.histogram("spillway_upstream_latency_seconds", &labels),
             response_bytes: metrics.counter("spillway_response_bytes_total", &labels),
@@ -411,15 +461,31 @@ impl ClassMetrics {
     /// Counts one refusal, real or of the shadow.
     pub(crate) fn shed(&self, metrics: &Metrics, shed: Shed, shadow: bool) {
         let index = usize::from(shadow) * SHEDS + (shed as usize).min(SHEDS - 1);
-        if let Some(cell) = self.sheds.get(index) {
-            let register = || {
-                let name = if shadow {
-                    "spillway_shadow_shed_total"
-                } else {
-                    "spillway_shed_total"
-                };
-                metrics.counter(name, &[("class", &self.name), ("reason", reason(shed))])
+        self.refused(metrics, self.sheds.get(index), reason(shed), shadow);
+    }
+
+    /// Counts one refusal by order of the operator, real or of the shadow.
+    pub(crate) fn ordered(&self, metrics: &Metrics, ordered: Ordered, shadow: bool) {
+        let index = usize::from(shadow) * Ordered::ALL + ordered as usize;
+        self.refused(metrics, self.ordered.get(index), ordered.reason(), shadow);
+    }
+
+    fn refused(
+        &self,
+        metrics: &Metrics,
+        cell: Option<&OnceLock<Counter>>,
+        reason: &str,
+        shadow: bool,
+    ) {
+        let register = || {
+            let name = if shadow {
+                "spillway_shadow_shed_total"
+            } else {
+                "spillway_shed_total"
             };
+            metrics.counter(name, &[("class", &self.name), ("reason", reason)])
+        };
+        if let Some(cell) = cell {
             cell.get_or_init(register).increment(1);
         }
     }

@@ -34,6 +34,12 @@ impl Names {
             .map_or_else(|| format!("{hash:016x}").into(), |name| Arc::clone(&name))
     }
 
+    /// The whole name behind a hash, if it is known and was not too long to be kept.
+    pub(crate) fn known(&self, hash: u64) -> Option<Arc<str>> {
+        let name = self.names.get(&hash)?;
+        (name.len() < LONGEST).then(|| Arc::clone(&name))
+    }
+
     fn insert(&self, hash: u64, name: &str) {
         if self.names.len() >= MOST {
             self.names.clear();

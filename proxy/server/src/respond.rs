@@ -74,23 +74,23 @@ fn refusal(refused: &Refused) -> Response<Body> {
         Refused::ReservedLaneFull => {
             status(StatusCode::TOO_MANY_REQUESTS, &refused.to_string(), Some(1))
         }
+        // Not 429: to come back later with the same request would not help, and a client that is told when repeats it.
+        // A reflector logs it and begins anew at its own, growing pace.
+        Refused::Denied { class, .. } => {
+            in_class(refused, StatusCode::FORBIDDEN, None, "denied", class)
+        }
+        Refused::Limited {
+            class, retry_after, ..
+        } => too_many(refused, *retry_after, "rule", class),
+        Refused::HeldBack {
+            class, retry_after, ..
+        } => too_many(refused, *retry_after, "quarantined", class),
+        Refused::Ended { class, retry_after } => too_many(refused, *retry_after, "ended", class),
         Refused::Shed {
             reason,
             class,
             retry_after,
-        } => {
-            let mut response = status(
-                StatusCode::TOO_MANY_REQUESTS,
-                &refused.to_string(),
-                Some(*retry_after),
-            );
-            let headers = response.headers_mut();
-            headers.insert(REASON, HeaderValue::from_static(reason));
-            if let Ok(class) = HeaderValue::from_str(class) {
-                headers.insert(CLASS, class);
-            }
-            response
-        }
+        } => too_many(refused, *retry_after, reason, class),
     }
 }
 
@@ -106,6 +106,28 @@ pub(crate) fn audit_id() -> HeaderValue {
         b & 0xffff_ffff_ffff
     );
     HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+/// A 429 of admission.
+fn too_many(refused: &Refused, retry_after: u32, why: &'static str, class: &str) -> Response<Body> {
+    let code = StatusCode::TOO_MANY_REQUESTS;
+    in_class(refused, code, Some(retry_after), why, class)
+}
+
+fn in_class(
+    refused: &Refused,
+    code: StatusCode,
+    retry_after: Option<u32>,
+    why: &'static str,
+    class: &str,
+) -> Response<Body> {
+    let mut response = status(code, &refused.to_string(), retry_after);
+    let headers = response.headers_mut();
+    headers.insert(REASON, HeaderValue::from_static(why));
+    if let Ok(class) = HeaderValue::from_str(class) {
+        headers.insert(CLASS, class);
+    }
+    response
 }
 
 /// Says beyond which level requests are refused, if any are: clients and layers that know it back off by themselves.

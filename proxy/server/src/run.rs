@@ -19,6 +19,7 @@ use crate::accept::places;
 use crate::accept::sockets::{BindError, Given};
 use crate::accept::stopping::{Stop, Stopping};
 use crate::accept::worker::{self, Handoff};
+use crate::admin::inherit;
 use crate::admin::socket::AdminSocket;
 use crate::control::{self, reload::Reloader};
 use crate::lane::Lane;
@@ -87,7 +88,7 @@ pub fn start_on(
     mut given: Given,
 ) -> Result<Running, StartError> {
     let metrics = Arc::new(Metrics::new().map_err(std::io::Error::other)?);
-    let snapshot = Snapshot::load(config, 1, &metrics)?;
+    let snapshot = Snapshot::load(config, 1, &metrics, None)?;
     let listen = snapshot.config.listen.clone();
     let reserved_connections = u64::from(snapshot.config.reserved.max_connections);
     let mut bind = |addresses: &[SocketAddr], what| -> Result<Vec<_>, BindError> {
@@ -288,6 +289,14 @@ impl Running {
         let Some(path) = &admin.socket else {
             return Ok(());
         };
+        let inherited = inherit::mode_changes(path);
+        if !inherited.is_empty() {
+            warn!(
+                changes = inherited.len(),
+                "changes of the mode made at run time are taken over from the process before this one"
+            );
+            shared.change_mode(|changes| *changes = inherited);
+        }
         match AdminSocket::bind(path, admin.group.as_deref()) {
             Err(problem) => {
                 error!(%problem, "no admin socket: the commands (`spillway top`, `mode`, `explain`, …) will not work");

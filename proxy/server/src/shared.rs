@@ -10,11 +10,13 @@ use proxy_core::admission::probe::ProbeView;
 use proxy_core::time::Time;
 
 use crate::admit::Waiter;
+use crate::admit::running::Running;
 use crate::clock;
 use crate::control::lane_check::LaneCheck;
 use crate::identify::memory::TokenMemory;
 use crate::identify::published::PublishedKeys;
 use crate::lane::Lane;
+use crate::measures::Measures;
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::overrides::{self, ModeChange, Overrides};
@@ -58,6 +60,9 @@ pub(crate) struct Shared {
     pub(crate) published_keys: PublishedKeys,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) names: Names,
+    pub(crate) measures: Arc<Measures>,
+    /// LISTs that could be broken off.
+    pub(crate) running: Arc<Running>,
     pub(crate) signals: SeenSignals,
     /// What operators changed about the mode at run time.
     pub(crate) overrides: Overrides,
@@ -88,6 +93,7 @@ impl Shared {
         engine: Arc<Engine<Waiter>>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let measures = snapshot.config.admission.measures.clone();
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             engine,
@@ -96,6 +102,8 @@ impl Shared {
             published_keys: PublishedKeys::default(),
             metrics,
             names: Names::default(),
+            measures: Arc::new(Measures::load(measures, crate::clock::unix_seconds())),
+            running: Arc::default(),
             signals: SeenSignals::default(),
             overrides: Overrides::default(),
             recent: Recent::default(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::Config;
+use proxy_core::admission::limits::{self, LimitSpec, Limits};
 use proxy_core::admission::{ClassSettings, Gate, LimitSettings, Mode, QueueSettings, Settings};
 use proxy_core::classify::{
     ClassId, ClassSpec, Match, Policy, PolicyError, Rule, default_classes, default_rules,
@@ -31,6 +32,9 @@ pub enum SnapshotError {
     /// Its rules do not compile.
     #[error("admission.rules: {0}")]
     Policy(#[from] PolicyError),
+    /// Its limits do not compile.
+    #[error("admission.limits: {0}")]
+    Limits(PolicyError),
     /// Its admission settings contradict each other.
     #[error("{0}")]
     Settings(#[from] proxy_core::admission::WrongSettings),
@@ -64,6 +68,7 @@ pub(crate) struct Snapshot {
     pub(crate) reserved: ReservedAccess,
     pub(crate) policy: Policy,
     pub(crate) settings: Settings,
+    pub(crate) limits: Arc<Limits>,
     /// The policy's classes, and the reserved lane as the last.
     pub(crate) classes: Vec<Class>,
     /// (role, Unix seconds) of the certificates that end.
@@ -79,7 +84,8 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    /// Reads every file that `config` names and compiles its policy.
+    /// Reads every file that `config` names and compiles its policy. What the limits of `before` have counted goes on
+    /// counting.
     ///
     /// # Errors
     /// [`SnapshotError`] about the first thing that cannot be used; nothing is changed then.
@@ -87,6 +93,7 @@ impl Snapshot {
         config: Config,
         generation: u64,
         metrics: &Metrics,
+        before: Option<&Limits>,
     ) -> Result<Self, SnapshotError> {
         let client_authority = tls::client_authority(&config.tls.client_ca)?;
         let break_glass_authority = config
@@ -112,6 +119,7 @@ impl Snapshot {
         let policy = policy(&config)?;
         let settings = settings(&config, &policy);
         settings.check()?;
+        let limits = Arc::new(hard_limits(&config, &policy, before)?);
         let names = policy
             .classes()
             .iter()
@@ -155,6 +163,7 @@ impl Snapshot {
             reserved: ReservedAccess::new(&config.reserved),
             policy,
             settings,
+            limits,
             classes,
             expiries,
             config,
@@ -210,6 +219,36 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, PolicyError> {
         .collect();
     rules.extend(default_rules());
     Policy::compile(classes, rules)
+}
+
+/// The operator's hard limits, in the order of the configuration.
+fn hard_limits(
+    config: &Config,
+    policy: &Policy,
+    before: Option<&Limits>,
+) -> Result<Limits, SnapshotError> {
+    let specs = config.admission.limits.iter().map(|limit| LimitSpec {
+        name: limit.name.as_str().into(),
+        when: conditions(&limit.when),
+        class: limit
+            .class
+            .as_deref()
+            .and_then(|class| policy.class_named(class)),
+        per: match limit.per {
+            config::Per::Rule => limits::Per::Rule,
+            config::Per::Class => limits::Per::Class,
+            config::Per::Tenant => limits::Per::Tenant,
+            config::Per::Instance => limits::Per::Instance,
+        },
+        bounds: [limit.concurrency, limit.watches, limit.sessions],
+        rate: limit.rate.map(|rate| {
+            let burst = limit.burst.unwrap_or_else(|| rate.per_second());
+            limits::Rate::new(rate.count(), rate.period(), burst)
+        }),
+        server_time: limit.server_time,
+        deny: limit.deny,
+    });
+    Limits::compile(specs.collect(), before).map_err(SnapshotError::Limits)
 }
 
 fn conditions(when: &config::Match) -> Match {

@@ -1,7 +1,7 @@
 //! A proxy in this process, in front of a control plane.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use config::Config;
@@ -48,7 +48,38 @@ impl Proxy {
         let server = plane.server().trim_start_matches("https://");
         config.upstream.address = server.parse().context("the control plane's address")?;
         change(&mut config);
-        let running = run::start(config, None).context("starting the proxy")?;
+        Self::start(plane, config, None)
+    }
+
+    /// A proxy whose configuration is in a file, which it follows; `admission` is
+    /// that section of it.
+    #[allow(dead_code, reason = "for the tests of real_cluster.rs")]
+    pub(crate) fn on_file(
+        plane: &ControlPlane,
+        file: &Path,
+        admission: &str,
+    ) -> anyhow::Result<Self> {
+        let text = Self::text(plane, admission);
+        std::fs::write(file, &text).context("writing the configuration")?;
+        let config = Config::parse(&text, "the test's configuration")?;
+        Self::start(plane, config, Some(file.to_owned()))
+    }
+
+    /// What such a file holds.
+    #[allow(dead_code, reason = "for the tests of real_cluster.rs")]
+    pub(crate) fn text(plane: &ControlPlane, admission: &str) -> String {
+        format!(
+            "pki: {}\n\
+             listen: {{ main: [\"127.0.0.1:0\"], reserved: [\"127.0.0.1:0\"], admin: \"127.0.0.1:0\", workers: 2 }}\n\
+             upstream: {{ address: \"{}\" }}\n\
+             admission: {admission}\n",
+            plane.pki_dir().display(),
+            plane.server().trim_start_matches("https://"),
+        )
+    }
+
+    fn start(plane: &ControlPlane, config: Config, file: Option<PathBuf>) -> anyhow::Result<Self> {
+        let running = run::start(config, file).context("starting the proxy")?;
         let first = |addresses: &[SocketAddr]| addresses.first().copied().context("no address");
         Ok(Self {
             main: first(running.main())?,
@@ -75,6 +106,12 @@ impl Proxy {
     /// The main lane's address.
     pub(crate) fn main(&self) -> SocketAddr {
         self.main
+    }
+
+    /// The reserved lane's address.
+    #[allow(dead_code, reason = "for the tests of real_cluster.rs")]
+    pub(crate) fn reserved(&self) -> SocketAddr {
+        self.reserved
     }
 
     /// A client of the main lane.
@@ -128,20 +165,25 @@ impl Proxy {
 
     /// A page of the admin port: status and text.
     pub(crate) async fn page(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(self.admin).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-        Ok((status.context("no status line")?, body.to_owned()))
+        page(self.admin, path).await
     }
 
     /// All metrics, now.
     pub(crate) async fn metrics(&self) -> anyhow::Result<Metrics> {
         Ok(Metrics(self.page("/metrics").await?.1))
     }
+}
+
+/// A page of an admin port: status and text.
+pub(crate) async fn page(admin: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(admin).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    Ok((status.context("no status line")?, body.to_owned()))
 }
 
 impl Drop for Proxy {

@@ -19,8 +19,8 @@ use super::desk::Desk;
 use super::gate::Front;
 use super::permit::Seat;
 use super::{
-    Ask, Culprit, Level, MAX_CLASSES, Mode, Offer, Permit, Refusal, Settings, Shed, Signals,
-    TenantView, View, Wake, retry_after, slot,
+    Ask, ClassId, Culprit, Level, MAX_CLASSES, Mode, Offer, Permit, Refusal, Settings, Shed,
+    Signals, TenantView, View, Wake, retry_after, slot,
 };
 use crate::time::Time;
 
@@ -110,6 +110,23 @@ impl<W: Wake> Engine<W> {
                 inner.queue(ask, now, make_waiter)
             }
         }
+    }
+
+    /// Whether decisions about this tenant in this class are carried out. One or two loads.
+    #[must_use]
+    pub fn mode_of(&self, class: ClassId, tenant: u64) -> Mode {
+        self.inner.front.mode_of(class, tenant)
+    }
+
+    /// Work served of late, of all classes, in microseconds per second.
+    #[must_use]
+    pub fn work_rate(&self) -> f64 {
+        let desk = self.inner.desk();
+        desk.books
+            .iter()
+            .flatten()
+            .map(|books| books.work_rate)
+            .sum()
     }
 
     fn permit(&self, seat: Seat) -> Permit {

@@ -176,10 +176,14 @@ impl Front {
     }
 
     pub(super) fn mode_for(&self, ask: &Ask) -> Mode {
-        let class = slot(ask.class);
+        self.mode_of(ask.class, ask.tenant)
+    }
+
+    pub(super) fn mode_of(&self, class: ClassId, tenant: u64) -> Mode {
+        let class = slot(class);
         match self.rules().mode(class) {
             Mode::Enforce => {
-                if mix(ask.tenant) <= self.enforced[class].load(Relaxed) {
+                if mix(tenant) <= self.enforced[class].load(Relaxed) {
                     Mode::Enforce
                 } else {
                     Mode::Shadow

@@ -10,9 +10,8 @@
 //! same order makes waking safe: a waiter raises its flag before its last look, a
 //! release takes its work out before it looks for flags, so one of them sees the other.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-
 use super::MAX_CLASSES;
+use crate::sync::{AtomicU64, SeqCst};
 
 const WORK_BITS: u32 = 40;
 const ONE_RUNNING: u64 = 1 << WORK_BITS;
@@ -167,7 +166,10 @@ impl Ledger {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod loom_tests;
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::pattern::{Bits, Names, Networks, Resources};
 use super::rule::SHAPES;
 use super::{Client, Match, PolicyError};
-use crate::attributes::{Attributes, Scope, Source as ServedFrom, Verb};
+use crate::attributes::{Attributes, RvMode, Scope, Source as ServedFrom, Verb};
 use crate::identity::{Identity, Source};
 
 /// Groups so large that belonging to them says nothing about who it is.
@@ -232,6 +232,7 @@ fn shape_bits(attributes: &Attributes<'_>, scope: Scope) -> u32 {
         initial,
         watch && !initial,
         attributes.is_resource && read && attributes.served_from() == ServedFrom::Etcd,
+        collection && attributes.read.version == RvMode::Zero,
         attributes.long_running,
         attributes.dry_run,
     ]

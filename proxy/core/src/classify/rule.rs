@@ -82,9 +82,10 @@ pub struct Match {
 /// | `initial-watch` | watches, beginning with the state |
 /// | `watch-start` | watches from a resource version on: cheap to start |
 /// | `from-etcd` | reads past the watch cache |
+/// | `any-version` | reads a collection as it may have been (`resourceVersion=0`), as informers begin |
 /// | `long-running` | has no deadline: watch, exec, log, port-forward |
 /// | `dry-run` | stores nothing |
-pub const SHAPES: [&str; 9] = [
+pub const SHAPES: [&str; 10] = [
     "collection",
     "unlimited",
     "paged",
@@ -92,6 +93,7 @@ pub const SHAPES: [&str; 9] = [
     "initial-watch",
     "watch-start",
     "from-etcd",
+    "any-version",
     "long-running",
     "dry-run",
 ];

@@ -52,6 +52,9 @@ pub(crate) enum BodyError {
     /// The process stops.
     #[error("the proxy is stopping")]
     Stopping,
+    /// The server is overloaded by requests like this one.
+    #[error("ended to relieve the server")]
+    Ended,
 }
 
 /// What it means when no more comes.
@@ -131,6 +134,12 @@ impl Counted {
         }
     }
 
+    /// Whether this answer is broken off to relieve the server.
+    fn is_ended(&mut self, cx: &mut Context<'_>) -> bool {
+        let account = self.account.as_mut();
+        account.is_some_and(|account| account.is_ended(cx))
+    }
+
     fn end(&mut self, end: End) {
         if let Some(account) = self.account.take() {
             account.close(end);
@@ -202,6 +211,11 @@ impl HttpBody for Body {
             }
             Self::Upstream(counted) => counted,
         };
+        if counted.is_ended(cx) {
+            counted.way = None;
+            counted.end(End::Ended);
+            return Poll::Ready(Some(Err(BodyError::Ended)));
+        }
         if let Some(first) = counted.first.take() {
             if let Some(account) = &counted.account {
                 account.waits();

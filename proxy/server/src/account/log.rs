@@ -96,6 +96,7 @@ pub(crate) fn write(worker: &Worker, entry: &Entry, finished: &Finished<'_>) {
     let end = match finished.end {
         End::Gone => "client gone",
         End::Broken => "upstream broke off",
+        End::Ended => "ended here",
         End::Answered => "answered here",
         End::Complete => "complete",
     };

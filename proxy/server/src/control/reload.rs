@@ -94,7 +94,8 @@ fn reload(reloader: &Reloader, shared: &Shared) {
         },
     };
     let changes = Change::between(&old.config, &config);
-    match Snapshot::load(config, old.generation + 1, &shared.metrics) {
+    let generation = old.generation + 1;
+    match Snapshot::load(config, generation, &shared.metrics, Some(&old.limits)) {
         Err(problem) => refused(shared, &problem.to_string()),
         Ok(snapshot) => {
             // The keys may have changed, and with them what is known about tokens.

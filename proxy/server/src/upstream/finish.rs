@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use proxy_core::admission::Outcome;
+use proxy_core::admission::limits::Leases;
 
 use super::Inbound;
 use crate::accept::patience::Sight;
@@ -26,20 +27,22 @@ pub(crate) type Asking = Pin<Box<dyn Future<Output = Result<Inbound, UpstreamErr
 pub(crate) struct Finishing {
     asking: Option<Asking>,
     sight: Option<Sight>,
+    leases: Leases,
 }
 
 impl Finishing {
-    /// `sight` knows the seat.
-    pub(crate) fn new(asking: Asking, sight: Option<Sight>) -> Self {
+    /// `sight` knows the seat; `leases` are kept as long, and handed back with the answer.
+    pub(crate) fn new(asking: Asking, sight: Option<Sight>, leases: Leases) -> Self {
         Self {
             asking: Some(asking),
             sight,
+            leases,
         }
     }
 }
 
 impl Future for Finishing {
-    type Output = Result<Inbound, UpstreamError>;
+    type Output = Result<(Inbound, Leases), UpstreamError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(asking) = &mut self.asking else {
@@ -49,7 +52,7 @@ impl Future for Finishing {
         if polled.is_ready() {
             self.asking = None;
         }
-        polled
+        polled.map_ok(|inbound| (inbound, std::mem::take(&mut self.leases)))
     }
 }
 
@@ -62,7 +65,9 @@ impl Drop for Finishing {
         let Some(permit) = self.sight.as_ref().and_then(Sight::take) else {
             return;
         };
+        let leases = std::mem::take(&mut self.leases);
         tokio::task::spawn_local(async move {
+            let _leases = leases;
             // What it answers is of no interest; a way back to the pool is kept by whoever answers in time.
             match tokio::time::timeout(LONGEST, asking).await {
                 Ok(_) => permit.finish(Outcome::Failed, clock::now()),

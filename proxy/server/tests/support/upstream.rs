@@ -52,6 +52,8 @@ pub struct State {
     /// Bytes of request bodies and tunnels.
     received: AtomicU64,
     probes: AtomicU64,
+    /// How long a probe takes.
+    probe_delay_ms: AtomicU64,
     /// What waits for the test to let it go on.
     gate: Semaphore,
     refusals: AtomicUsize,
@@ -95,6 +97,7 @@ impl Upstream {
             open: AtomicUsize::new(0),
             received: AtomicU64::new(0),
             probes: AtomicU64::new(0),
+            probe_delay_ms: AtomicU64::new(0),
             gate: Semaphore::new(0),
             refusals: AtomicUsize::new(0),
             goaways: AtomicUsize::new(settings.goaway_first),
@@ -178,6 +181,13 @@ impl Upstream {
 
     pub fn probes(&self) -> u64 {
         self.state.probes.load(Ordering::SeqCst)
+    }
+
+    /// From now on a probe takes so long: the server queues.
+    pub fn delay_probes(&self, milliseconds: u64) {
+        self.state
+            .probe_delay_ms
+            .store(milliseconds, Ordering::SeqCst);
     }
 
     /// Lets `count` of those that wait at the gate go on.

@@ -58,6 +58,8 @@ pub(super) async fn answer(
         .is_some_and(|agent| agent.as_bytes().starts_with(b"spillway-probe"));
     if is_probe {
         state.probes.fetch_add(1, Ordering::SeqCst);
+        let delay = state.probe_delay_ms.load(Ordering::SeqCst);
+        tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
         return Ok(text(200, "ok"));
     }
     let seen = Seen::of(&request, link.number, link.certificate.clone());

@@ -1,0 +1,216 @@
+//! A Kubernetes Event that names the culprit of an overload, where people look first; as far as the API answers.
+//!
+//! Created with the front-proxy certificate as user `system:spillway`, who has no right to it unless it is granted:
+//! `create` on `events` in the namespace of `admission.culprit_events`. At most one a minute about a culprit, one at a time.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use proxy_core::admission::Culprit;
+use proxy_core::identity::Identity;
+use proxy_core::time::Time;
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use crate::clock;
+use crate::error::UpstreamError;
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
+use crate::upstream::body::RequestBody;
+
+const USER: &str = "system:spillway";
+/// About one culprit.
+const EVERY: Duration = Duration::from_secs(60);
+/// After a failure.
+const AGAIN: Duration = Duration::from_secs(10);
+/// An overloaded server takes its time, but need not be waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Culprits remembered.
+const MOST: usize = 64;
+
+/// Why there is no Event.
+#[derive(Debug, thiserror::Error)]
+enum EventError {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("the connection broke: {0}")]
+    Broken(#[from] hyper::Error),
+    #[error("it took longer than {PATIENCE:?}")]
+    Late(#[from] tokio::time::error::Elapsed),
+    #[error("the namespace or a header cannot be written: {0}")]
+    Request(#[from] http::Error),
+    #[error(
+        "the apiserver answered {0}; user {USER} needs `create` on `events` in the namespace of admission.culprit_events"
+    )]
+    Status(StatusCode),
+}
+
+/// What was told when.
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    /// (tenant, not before).
+    told: Vec<(u64, Time)>,
+    under_way: Rc<Cell<Option<bool>>>,
+    busy: bool,
+}
+
+impl Events {
+    /// To be called about once a second, inside a `LocalSet`.
+    pub(crate) fn look(&mut self, shared: &Arc<Shared>) {
+        let now = clock::now();
+        if self.busy {
+            match self.under_way.take() {
+                None => return,
+                Some(told) => {
+                    self.busy = false;
+                    if let (false, Some(last)) = (told, self.told.last_mut()) {
+                        last.1 = now + AGAIN;
+                    }
+                }
+            }
+        }
+        let Some(culprit) = shared.engine.culprit() else {
+            return;
+        };
+        let snapshot = shared.snapshot.load_full();
+        let Some(namespace) = snapshot.config.admission.culprit_events.clone() else {
+            return;
+        };
+        let tenant = culprit.tenant.tenant;
+        if self
+            .told
+            .iter()
+            .any(|(told, until)| *told == tenant && *until > now)
+        {
+            return;
+        }
+        self.told
+            .retain(|(told, until)| *told != tenant && *until > now);
+        if self.told.len() >= MOST {
+            return;
+        }
+        self.told.push((tenant, now + EVERY));
+        self.busy = true;
+        let (shared, done) = (Arc::clone(shared), Rc::clone(&self.under_way));
+        let event = event(&shared, &snapshot, &culprit, &namespace);
+        tokio::task::spawn_local(async move {
+            let sent = tokio::time::timeout(PATIENCE, send(&snapshot, &namespace, &event)).await;
+            let sent = sent.map_err(EventError::from).flatten();
+            let result = if sent.is_ok() { "created" } else { "failed" };
+            shared
+                .metrics
+                .counter("spillway_culprit_events_total", &[("result", result)])
+                .increment(1);
+            match sent {
+                Ok(()) => info!(namespace, "an Event names the culprit"),
+                Err(problem) => {
+                    warn!(namespace, %problem, "no Event could be created about the culprit")
+                }
+            }
+            done.set(Some(result == "created"));
+        });
+    }
+}
+
+fn event(shared: &Shared, snapshot: &Snapshot, culprit: &Culprit, namespace: &str) -> Value {
+    let tenant = &culprit.tenant;
+    let name = shared.names.of(tenant.tenant);
+    let shape = tenant.shape.map(|shape| shared.names.of(shape));
+    let now = rfc3339(clock::unix_seconds());
+    let message = format!(
+        "The API server is overloaded, and {name} is behind it: {} in class {}, {} instances, {:.0} % of all server time \
+         asked for, since {}",
+        shape.as_deref().unwrap_or("various requests"),
+        snapshot.class(tenant.class).name,
+        tenant.instances,
+        f64::from(tenant.share) * 100.0,
+        rfc3339(clock::to_unix(tenant.since.unwrap_or(culprit.overload))),
+    );
+    json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": { "generateName": "spillway-culprit-", "namespace": namespace },
+        // An Event lies in the namespace of what it is about.
+        "involvedObject": { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "User", "name": &*name, "namespace": namespace },
+        "type": "Warning",
+        "reason": "OverloadCulprit",
+        "message": message,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+        "source": { "component": "spillway" },
+        "reportingComponent": "spillway",
+        "reportingInstance": snapshot.config.listen.main.first().map(ToString::to_string).unwrap_or_default(),
+    })
+}
+
+async fn send(snapshot: &Snapshot, namespace: &str, event: &Value) -> Result<(), EventError> {
+    let mut sender = snapshot.endpoint.http1(true).await?;
+    let body = RequestBody::own(Bytes::from(event.to_string()));
+    let json = HeaderValue::from_static("application/json");
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("/api/v1/namespaces/{namespace}/events"))
+        .header(HOST, "kubernetes")
+        .header(ACCEPT, json.clone())
+        .header(CONTENT_TYPE, json)
+        .header(USER_AGENT, concat!("spillway/", env!("CARGO_PKG_VERSION")))
+        .body(body)?;
+    let identity =
+        Identity::certificate(USER, vec!["system:authenticated".into()], None, Vec::new());
+    let assertion = snapshot.identity_headers.assertion(&identity);
+    for (name, value) in assertion.into_iter().flatten() {
+        request.headers_mut().append(name, value);
+    }
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let _ = Limited::new(response.into_body(), 64 * 1024)
+        .collect()
+        .await;
+    if status == StatusCode::CREATED {
+        Ok(())
+    } else {
+        Err(EventError::Status(status))
+    }
+}
+
+/// Unix seconds as Kubernetes writes them: `2026-11-22T08:00:00Z`. The civil calendar from days, after Hinnant,
+/// "chrono-compatible low-level date algorithms".
+fn rfc3339(unix: u64) -> String {
+    let (days, second) = (unix / 86_400, unix % 86_400);
+    // Days since 0000-03-01: years begin in March, so that leap days come last.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = 400 * era + year + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rfc3339;
+
+    #[test]
+    fn times_are_written_as_kubernetes_does() {
+        for (unix, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_733_900_000, "2024-12-11T06:53:20Z"),
+            (4_102_444_800, "2100-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(unix), text);
+        }
+    }
+}
