@@ -133,7 +133,10 @@ async fn work(client: ApiClient, seen: Arc<Seen>, stop: Arc<AtomicBool>) -> Resu
         let path = format!("{MAPS}/{name}");
         let (status, body, _) = persist(&seen, &client, &path, None).await?;
         ensure!(status == 200, "reading {name}: {status}: {body}");
-        ensure!(body["data"]["number"] == number.to_string(), "{body}");
+        ensure!(
+            body["data"]["number"] == json!(number.to_string()),
+            "{body}"
+        );
         seen.created.store(number + 1, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -224,7 +227,7 @@ fn happened(event: &Value, seen: &Seen) -> Result<Option<String>> {
     if event["type"] == "ADDED" {
         let expected = seen.events.load(Ordering::SeqCst);
         ensure!(
-            object["data"]["number"] == expected.to_string(),
+            object["data"]["number"] == json!(expected.to_string()),
             "expected {expected}: {event}"
         );
         seen.events.store(expected + 1, Ordering::SeqCst);

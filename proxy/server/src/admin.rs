@@ -222,7 +222,6 @@ fn refresh(shared: &Shared) {
             f64::from(u8::from(!probe.down)),
         );
     }
-    configured(shared, &snapshot.config);
     for used in snapshot.limits.in_use() {
         let labels = [("limit", used.limit), ("bound", used.what.as_str())];
         gauge("spillway_limit_in_use", &labels, f64::from(used.most));
@@ -239,6 +238,7 @@ fn refresh(shared: &Shared) {
             of_it.count() as f64,
         );
     }
+    configured(shared, &snapshot.config);
     for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {
         gauge(
             "spillway_mode",

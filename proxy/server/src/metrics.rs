@@ -197,10 +197,6 @@ impl Metrics {
                 "Requests that `enforce` would have refused, by class and reason.",
             ),
             (
-                "spillway_forced_total",
-                "Requests admitted by the red button although they were to be refused, by class.",
-            ),
-            (
                 "spillway_limit_refused_total",
                 "Requests beyond a hard limit, by limit, bound and whether the refusal was carried out.",
             ),
@@ -215,6 +211,10 @@ impl Metrics {
             (
                 "spillway_culprit_events_total",
                 "Kubernetes Events about culprits, by result.",
+            ),
+            (
+                "spillway_forced_total",
+                "Requests admitted by the red button although they were to be refused, by class.",
             ),
             (
                 "spillway_response_bytes_total",

@@ -185,7 +185,7 @@ fn flag<'a>(manifest: &'a str, name: &str) -> Option<&'a str> {
         .filter_map(|line| line.trim().strip_prefix("- --"));
     flags
         .filter_map(|flag| flag.strip_prefix(name)?.strip_prefix('='))
-        .last()
+        .next_back()
 }
 
 /// Runs the kube-apiserver that the manifest describes.

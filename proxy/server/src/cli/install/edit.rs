@@ -100,7 +100,7 @@ fn bind(text: &str, wanted: Option<&str>) -> Result<String, String> {
         let word = element(line).unwrap_or_default();
         if word.starts_with(BIND) {
             // Where the first was, so that going there and back leaves the order.
-            at = at.or(Some((lines.len(), indent(line))));
+            at = at.or_else(|| Some((lines.len(), indent(line))));
             continue;
         }
         lines.push(line.to_owned());
