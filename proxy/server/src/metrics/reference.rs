@@ -8,10 +8,11 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use proxy_core::admission::limits::MAX_LIMITS;
 use proxy_core::attributes::Verb;
 use proxy_core::classify::MAX_CLASSES;
 
-use super::{Code, Metrics, SECONDS, VERBS};
+use super::{Code, Metrics, Ordered, SECONDS, VERBS};
 use crate::admin::tenants;
 use crate::lane::Lane;
 
@@ -47,9 +48,10 @@ const KIND: Label = (
 );
 const SHED: Label = (
     "reason",
-    "`queue_full`, `level`, `early`, `displaced`, `deadline`, `hard_bound` ([what they mean](admission.md#what-a-refused-client-is-told))",
-    super::SHEDS,
+    "`queue_full`, `level`, `early`, `displaced`, `deadline`, `hard_bound` ([what they mean](admission.md#what-a-refused-client-is-told)); by an operator's order `rule`, `denied`, `quarantined` ([limits](limits.md))",
+    super::SHEDS + Ordered::ALL,
 );
+const LIMIT: Label = ("limit", "the names of `admission.limits`", MAX_LIMITS);
 const POOL: Label = (
     "pool",
     "`asserted` (verified certificates and request-header peers), `asserted-nobody` (of those, who turn out to be anonymous: the server may break such a connection off), `tokens`, `unverified`",
@@ -60,6 +62,7 @@ const TRAFFIC: Label = (
     "`short`, `bulk`, `long` (watches); `any` where they are not told apart",
     4,
 );
+const HELD: Label = ("bound", "`concurrency`, `watches`, `sessions`", 3);
 const MODE: Label = ("mode", "`off`, `shadow`, `enforce`", 3);
 /// Names of tenants are as many as there are; only so many are told apart at a time.
 const TENANT: Label = (
@@ -91,6 +94,30 @@ const LABELS: &[(&str, &[Label])] = &[
     ("spillway_shed_total", &[CLASS, SHED]),
     ("spillway_shadow_shed_total", &[CLASS, SHED]),
     ("spillway_forced_total", &[CLASS]),
+    (
+        "spillway_limit_refused_total",
+        &[
+            LIMIT,
+            (
+                "bound",
+                "`concurrency`, `watches`, `sessions`, `rate`, `server_time`, `deny`",
+                6,
+            ),
+            ("carried_out", "`true`; `false` in shadow", 2),
+        ],
+    ),
+    ("spillway_limit_bound", &[LIMIT, HELD]),
+    ("spillway_limit_in_use", &[LIMIT, HELD]),
+    ("spillway_measures", &[("action", "`block`, `slow`", 2)]),
+    (
+        "spillway_measures_total",
+        &[("what", "`taken`", 1), ("by", "`spillway`", 1)],
+    ),
+    ("spillway_culprit_ended_total", &[]),
+    (
+        "spillway_culprit_events_total",
+        &[("result", "`created`, `failed`", 2)],
+    ),
     ("spillway_response_bytes_total", &[CLASS]),
     (
         "spillway_upstream_errors_total",
@@ -371,6 +398,6 @@ mod tests {
             let said = format!("`{}`", super::super::reason(shed));
             assert!(SHED.1.contains(&said), "{said}");
         }
-        assert_eq!(ALL_SHEDS.len(), SHED.2);
+        assert_eq!(ALL_SHEDS.len() + Ordered::ALL, SHED.2);
     }
 }
