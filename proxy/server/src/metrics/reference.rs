@@ -119,6 +119,16 @@ const LABELS: &[(&str, &[Label])] = &[
         &[("result", "`created`, `failed`", 2)],
     ),
     ("spillway_response_bytes_total", &[CLASS]),
+    ("spillway_collapsed_total", &[CLASS]),
+    ("spillway_stale_total", &[CLASS]),
+    (
+        "spillway_sensor_seen",
+        &[(
+            "sensor",
+            "`small_reads`, `shared_probe`, `memory`, `cpu`",
+            4,
+        )],
+    ),
     (
         "spillway_upstream_errors_total",
         &[(
