@@ -53,7 +53,7 @@ impl Change {
 }
 
 fn applies(key: &str) -> Applies {
-    if key.starts_with("listen.") || key == "admission.measures" {
+    if key.starts_with("listen.") || key.starts_with("admin.") || key == "admission.measures" {
         Applies::Restart
     } else {
         Applies::Live

@@ -199,7 +199,13 @@ fn key_pairs(file: &raw::Config, problems: &mut Problems<'_>) {
         .upstream
         .as_ref()
         .and_then(|raw| raw.front_proxy.as_ref());
+    let check = file.reserved.as_ref().and_then(|raw| raw.check.as_ref());
     let pairs = [
+        (
+            "reserved.check",
+            check.and_then(|raw| raw.certificate.as_ref()),
+            check.and_then(|raw| raw.key.as_ref()),
+        ),
         (
             "tls",
             tls.and_then(|raw| raw.certificate.as_ref()),
@@ -354,6 +360,9 @@ fn tuner(file: &raw::Config, config: &Config, problems: &mut Problems<'_>) {
     let min = ("min", set.limit.min, limit.min.as_ref());
     let initial = ("initial", set.limit.initial, limit.initial.as_ref());
     let max = ("max", set.limit.max, limit.max.as_ref());
+    // Zero: by the number of cores, within these.
+    let by_cores = set.limit.initial.is_zero() && !problems.known_at(&[at_value(initial.2)]);
+    let from = if by_cores { max } else { initial };
     let interval = ("interval", set.probe.interval, probe.interval.as_ref());
     let target = ("target", set.probe.target, probe.target.as_ref());
     let timeout = ("timeout", set.probe.timeout, probe.timeout.as_ref());
@@ -368,8 +377,8 @@ fn tuner(file: &raw::Config, config: &Config, problems: &mut Problems<'_>) {
         queue.long_deadline.as_ref(),
     );
     for (section, left, right, or_equal) in [
-        ("admission.limit", min, initial, true),
-        ("admission.limit", initial, max, true),
+        ("admission.limit", min, from, true),
+        ("admission.limit", from, max, true),
         ("admission.probe", interval, timeout, false),
         ("admission.probe", target, timeout, false),
         ("admission.queue", short, long, true),

@@ -14,6 +14,7 @@ mod change;
 mod check;
 mod limits;
 mod model;
+mod origin;
 mod parse;
 mod patterns;
 mod raw;
@@ -25,11 +26,13 @@ mod units;
 
 pub use change::{Applies, Change};
 pub use model::{
-    Admission, Cancel, Class, Config, Confine, DEFAULT_CLASSES, DEFAULT_PKI, DEFAULT_RESERVED_PORT,
-    Format, HardLimit, KeyPair, Level, Limit, Listen, Log, Match, Mode, Per, Period, Probe, Queue,
-    Rate, RequestHeader, RequestHeaders, Reserved, Rule, ServiceAccounts, Tls, Upstream,
+    Admin, Admission, Cancel, Check, Class, Config, Confine, DEFAULT_CLASSES, DEFAULT_PKI,
+    DEFAULT_RESERVED_PORT, DEFAULT_SOCKET, Format, HardLimit, KeyPair, Level, Limit, Listen, Log,
+    Match, Mode, Per, Period, Probe, Queue, Rate, RequestHeader, RequestHeaders, Reserved, Rule,
+    ServiceAccounts, Tls, Upstream,
 };
+pub use origin::Origins;
 pub use parse::MAX_TEXT;
 pub use report::{Issue, Report};
 pub use schema::schema;
-pub use units::{ByteSize, Percent};
+pub use units::{ByteSize, Percent, parse_duration};

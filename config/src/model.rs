@@ -15,10 +15,12 @@ use crate::units::{DurationText, serialize_duration};
 
 mod admission;
 mod limits;
+mod operators;
 mod request_header;
 
 pub use admission::{Admission, Class, Limit, Match, Mode, Probe, Queue, Rule};
 pub use limits::{Cancel, Confine, HardLimit, Per, Period, Rate};
+pub use operators::{Admin, Check, DEFAULT_SOCKET};
 pub use request_header::RequestHeader;
 
 /// Where kubeadm keeps the cluster's certificates: the default of [`Config::pki`].
@@ -59,6 +61,8 @@ pub struct Config {
     pub request_header: RequestHeader,
     /// `reserved`: who may use the reserved lane, and how much of it.
     pub reserved: Reserved,
+    /// `admin`: the unix socket that the commands talk to.
+    pub admin: Admin,
     /// `admission`: what is admitted, queued and shed.
     pub admission: Admission,
     /// `log`: what is written to standard error.
@@ -78,7 +82,8 @@ impl Config {
             upstream: Upstream::under(&pki),
             service_accounts: ServiceAccounts::under(&pki),
             request_header: RequestHeader::default(),
-            reserved: Reserved::default(),
+            reserved: Reserved::under(&pki),
+            admin: Admin::default(),
             admission: Admission::default(),
             log: Log::default(),
             pki,
@@ -341,6 +346,11 @@ pub struct Reserved {
     /// `client_ca`: PEM bundle of the break-glass CA; any valid client certificate of it
     /// may use the lane. Default none.
     pub client_ca: Option<PathBuf>,
+    /// `revoked`: file of serial numbers of that CA that are refused, one per line, as
+    /// `spillway break-glass revoke` writes it. It need not exist.
+    ///
+    /// Default `revoked` in the folder of `client_ca`.
+    pub revoked: Option<PathBuf>,
     /// `users`: names that may use the lane with the cluster's own credentials. Default none.
     pub users: Vec<String>,
     /// `groups`: groups that may. Default `system:masters`, `kubeadm:cluster-admins`.
@@ -353,12 +363,26 @@ pub struct Reserved {
     /// `max_connections`: open client connections of the lane, 1..=100000. Default 256.
     #[schemars(range(min = 1, max = 100000))]
     pub max_connections: u32,
+    /// `check`: a call through the lane now and then that proves it works.
+    pub check: Check,
+}
+
+impl Reserved {
+    /// The defaults under one folder.
+    #[must_use]
+    pub fn under(pki: &Path) -> Self {
+        Self {
+            check: Check::under(pki),
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Reserved {
     fn default() -> Self {
         Self {
             client_ca: None,
+            revoked: None,
             users: Vec::new(),
             groups: vec![
                 "system:masters".to_owned(),
@@ -367,6 +391,7 @@ impl Default for Reserved {
             service_accounts: Vec::new(),
             max_in_flight: 64,
             max_connections: 256,
+            check: Check::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde_saphyr::{DuplicateKeyPolicy, Error, Options};
 
 use crate::model::Config;
+use crate::origin::Origins;
 use crate::report::{At, Problems, Report, nearest};
 use crate::{check, raw, resolve};
 
@@ -19,11 +20,20 @@ impl Config {
     /// be read or are out of range, keys that contradict each other. Nothing is ever
     /// half accepted.
     pub fn parse(text: &str, source_name: &str) -> Result<Self, Report> {
+        Self::parse_with_origins(text, source_name).map(|(config, _)| config)
+    }
+
+    /// As [`Config::parse`], with the line that each value comes from.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::parse`].
+    pub fn parse_with_origins(text: &str, source_name: &str) -> Result<(Self, Origins), Report> {
         let mut problems = Problems::new(source_name, text);
         let config = read(text, &mut problems).map(|file| {
-            let config = resolve::config(&file, &mut problems);
+            let (config, origins) = resolve::config(&file, &mut problems);
             check::config(&file, &config, &mut problems);
-            config
+            (config, origins)
         });
         match (config, problems.into_report()) {
             (Some(config), None) => Ok(config),

@@ -46,6 +46,7 @@ section!(Config {
     service_accounts: ServiceAccounts,
     request_header: RequestHeader,
     reserved: Reserved,
+    admin: Admin,
     admission: Admission,
     log: Log,
 });
@@ -107,13 +108,27 @@ section!(RequestHeader {
     extra_prefixes: List,
 });
 
+section!(Admin {
+    socket: Scalar,
+    group: Scalar,
+});
+
+section!(Check {
+    enabled: Scalar,
+    interval: Scalar,
+    certificate: Scalar,
+    key: Scalar,
+});
+
 section!(Reserved {
     client_ca: Scalar,
+    revoked: Scalar,
     users: List,
     groups: List,
     service_accounts: List,
     max_in_flight: Scalar,
     max_connections: Scalar,
+    check: Check,
 });
 
 section!(Admission {

@@ -12,11 +12,13 @@ use crate::model::{
     Log, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved, ServiceAccounts, Tls,
     Upstream,
 };
+use crate::origin::Origins;
 use crate::raw::{self, Scalar};
 use crate::report::Problems;
 use crate::units::parse_percent;
 use crate::{limits, patterns, rules};
 
+mod operators;
 mod values;
 
 pub(crate) use values::{Values, unknown};
@@ -29,25 +31,30 @@ macro_rules! or_empty {
 }
 
 /// Resolves a whole file.
-pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> Config {
-    let mut values = Values { problems };
+pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> (Config, Origins) {
+    let mut values = Values {
+        problems,
+        origins: Origins::default(),
+    };
     let pki = values.path("pki", file.pki.as_ref(), PathBuf::from(DEFAULT_PKI));
     let no_listen = raw::Listen::default();
     let listen = file
         .listen
         .as_ref()
         .map_or(&no_listen, |listen| &listen.value);
-    Config {
+    let config = Config {
         listen: values.listen(listen),
         tls: values.tls(or_empty!(file.tls), &pki),
         upstream: values.upstream(or_empty!(file.upstream), &pki),
         service_accounts: values.service_accounts(or_empty!(file.service_accounts), &pki),
         request_header: values.request_header(or_empty!(file.request_header)),
-        reserved: values.reserved(or_empty!(file.reserved)),
+        reserved: values.reserved(or_empty!(file.reserved), &pki),
+        admin: values.admin(or_empty!(file.admin)),
         admission: values.admission(or_empty!(file.admission)),
         log: values.log(or_empty!(file.log)),
         pki,
-    }
+    };
+    (config, values.origins)
 }
 
 impl Values<'_, '_> {
@@ -248,13 +255,15 @@ impl Values<'_, '_> {
         }
     }
 
-    fn reserved(&mut self, raw: &raw::Reserved) -> Reserved {
+    fn reserved(&mut self, raw: &raw::Reserved, pki: &Path) -> Reserved {
         let default = Reserved::default();
+        let client_ca = raw
+            .client_ca
+            .as_ref()
+            .map(|path| self.path("reserved.client_ca", Some(path), PathBuf::new()));
         Reserved {
-            client_ca: raw
-                .client_ca
-                .as_ref()
-                .map(|path| self.path("reserved.client_ca", Some(path), PathBuf::new())),
+            revoked: self.revoked(raw, client_ca.as_deref()),
+            client_ca,
             users: self.texts("reserved.users", raw.users.as_ref()),
             groups: match &raw.groups {
                 Some(_) => self.texts("reserved.groups", raw.groups.as_ref()),
@@ -278,6 +287,7 @@ impl Values<'_, '_> {
                 default.max_connections,
                 1..=100_000,
             ),
+            check: self.check(or_empty!(raw.check), pki),
         }
     }
 
@@ -325,19 +335,14 @@ impl Values<'_, '_> {
 
     fn limit(&mut self, raw: &raw::Limit) -> Limit {
         let default = Limit::default();
-        let range = millis(1)..=seconds(600);
-        let mut bound = |key: &str, value: Option<&Scalar>, default| {
-            self.duration(
-                &format!("admission.limit.{key}"),
-                value,
-                default,
-                range.clone(),
-            )
+        let mut bound = |key: &str, value: Option<&Scalar>, default, least| {
+            let range = millis(least)..=seconds(600);
+            self.duration(&format!("admission.limit.{key}"), value, default, range)
         };
         Limit {
-            initial: bound("initial", raw.initial.as_ref(), default.initial),
-            min: bound("min", raw.min.as_ref(), default.min),
-            max: bound("max", raw.max.as_ref(), default.max),
+            initial: bound("initial", raw.initial.as_ref(), default.initial, 0),
+            min: bound("min", raw.min.as_ref(), default.min, 1),
+            max: bound("max", raw.max.as_ref(), default.max, 1),
         }
     }
 

@@ -106,8 +106,11 @@ const SIZES: [Unit; 5] = [
 /// In hundredths of a percent.
 const SHARES: [Unit; 1] = [("%", 100)];
 
-/// Reads `250ms`, `1.5s`, `1m`. The error says what to write instead.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+/// Reads `250ms`, `1.5s`, `1m`.
+///
+/// # Errors
+/// A text that says what to write instead.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let nanos = parse(text, &TIMES, "a duration", "ms", "250ms, 2s or 1m")?;
     let whole = u64::try_from(nanos / 1_000_000_000).map_err(|_| too_large(text))?;
     let rest = u32::try_from(nanos % 1_000_000_000).map_err(|_| too_large(text))?;

@@ -154,6 +154,8 @@ fn proxy(plane: &ControlPlane) -> anyhow::Result<Running> {
     config.listen.main = vec![any];
     config.listen.reserved = vec![any];
     config.listen.admin = any;
+    config.admin.socket = None;
+    config.reserved.check.enabled = false;
     let server = plane.server().trim_start_matches("https://");
     config.upstream.address = server.parse().context("the control plane's address")?;
     run::start(config, None).context("starting Spillway")

@@ -376,6 +376,7 @@ fn configuration(plane: &ControlPlane, mode: &str) -> String {
     format!(
         "pki: {}\n\
          listen: {{ main: [\"127.0.0.1:0\"], reserved: [], admin: \"127.0.0.1:0\", workers: 2 }}\n\
+         admin: {{ socket: off }}\n\
          upstream: {{ address: \"{}\" }}\n\
          admission: {{ mode: \"{mode}\" }}\n",
         plane.pki_dir().display(),

@@ -23,7 +23,7 @@ pub struct Admission {
     pub queue: Queue,
     /// `bytes`: response bytes in flight, 1MiB..=1TiB. Default 512MiB.
     pub bytes: ByteSize,
-    /// `max_shed_share`: at most this share of requests is refused; 100% = no bound.
+    /// `max_shed_share`: tenants lose at most this share of what they ask for, on average; 100% = no bound.
     ///
     /// The red button of a roll-out: with 5%, a wrong policy costs at most every
     /// twentieth request, and an overload above it reaches the server. Default 100%.
@@ -85,11 +85,12 @@ pub enum Mode {
 }
 
 /// `admission.limit`: outstanding work the tuner may allow, as server time (a request
-/// that keeps the server busy for 20 ms costs 20ms). `min ≤ initial ≤ max`.
+/// that keeps the server busy for 20 ms costs 20ms). `min ≤ initial ≤ max`, or `initial: 0s`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 pub struct Limit {
-    /// `initial`: the limit at start. Default 400ms.
+    /// `initial`: the limit at start, from where it grows quickly; 0s means 100ms for each core
+    /// that Spillway sees, which is the server's host. Default 0s.
     #[serde(serialize_with = "serialize_duration")]
     #[schemars(with = "DurationText")]
     pub initial: Duration,
@@ -106,7 +107,7 @@ pub struct Limit {
 impl Default for Limit {
     fn default() -> Self {
         Self {
-            initial: Duration::from_millis(400),
+            initial: Duration::ZERO,
             min: Duration::from_millis(50),
             max: Duration::from_secs(30),
         }
@@ -189,7 +190,7 @@ pub struct Class {
     /// All reserves but the last together stay below 100%. Default 0%.
     #[schemars(default)]
     pub reserve: Percent,
-    /// `max_shed_share`: at most this share of the class is refused.
+    /// `max_shed_share`: its tenants lose at most this share of what they ask for, on average.
     ///
     /// `admission.max_shed_share` holds as well, whichever is lower. Default 100%.
     #[schemars(default = "hundred")]

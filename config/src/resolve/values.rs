@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::ByteSize;
+use crate::origin::Origins;
 use crate::raw::{List, Scalar, at, at_value};
 use crate::report::{Problems, nearest};
 use crate::units::{duration_text, parse_duration, parse_size};
@@ -13,6 +14,8 @@ use crate::units::{duration_text, parse_duration, parse_size};
 /// Reads values one by one; keys are full paths, as they appear in the report.
 pub(crate) struct Values<'a, 'p> {
     pub(crate) problems: &'a mut Problems<'p>,
+    /// Which line says what.
+    pub(crate) origins: Origins,
 }
 
 impl Values<'_, '_> {
@@ -26,6 +29,7 @@ impl Values<'_, '_> {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> T {
         let Some(value) = value else { return default };
+        self.origins.note(key, at(&value.referenced));
         parse(value.value.trim()).unwrap_or_else(|why| {
             let place = at(&value.referenced);
             self.problems.add(place, format!("{key}: {why}"), accepted);
@@ -42,6 +46,9 @@ impl Values<'_, '_> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Vec<T> {
         let values = list.map_or(&[][..], |list| list.value.as_slice());
+        if let Some(list) = list {
+            self.origins.note(key, at(&list.referenced));
+        }
         values
             .iter()
             .filter_map(|value| {

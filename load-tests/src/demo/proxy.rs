@@ -57,6 +57,8 @@ impl Proxy {
                 "address": upstream.endpoint.address()?,
                 "server_name": upstream.endpoint.server_name,
             },
+            "reserved": { "check": { "enabled": "false" } },
+            "admin": { "socket": "off" },
             "admission": { "mode": mode },
             "log": { "format": "text" },
         });

@@ -86,6 +86,8 @@ impl Stage {
         config.listen.main = vec![any];
         config.listen.reserved = vec![any];
         config.listen.admin = any;
+        config.admin.socket = None;
+        config.reserved.check.enabled = false;
         let straight = plane
             .server()
             .trim_start_matches("https://")

@@ -186,3 +186,32 @@ async fn switched_off_it_neither_refuses_nor_counts() -> Result<()> {
     assert_eq!(metrics.sum("spillway_shed_total", &[]), 0.0);
     Ok(())
 }
+
+/// The server answers 504 after three seconds, which is no sign of an overload.
+#[tokio::test]
+async fn asking_for_a_version_that_is_not_there_yet_slows_nobody_down() -> Result<()> {
+    let Some(plane) = plane() else { return Ok(()) };
+    let proxy = Proxy::before(&plane)?;
+    let client = proxy.client_as(&plane, Who::SuperAdmin)?;
+    let mut calls = JoinSet::new();
+    for _ in 0..5 {
+        let client = client.clone();
+        let path = "/api/v1/configmaps?resourceVersion=99999999999&limit=1";
+        calls.spawn(async move { client.get(path).await });
+    }
+    while let Some(answer) = calls.join_next().await {
+        let answer = answer??;
+        assert_eq!(answer.status, 504, "{answer:?}");
+        assert_eq!(answer.json()["reason"], "Timeout");
+    }
+    // The control loop has looked at least once more when the next probe is in.
+    let metrics = proxy.metrics().await?;
+    let probes = metrics.sum("spillway_probes_total", &[]);
+    let metrics = until("ten more probes", async || {
+        let metrics = proxy.metrics().await.ok()?;
+        (metrics.sum("spillway_probes_total", &[]) > probes + 10.0).then_some(metrics)
+    })
+    .await;
+    assert_eq!(metrics.sum("spillway_upstream_refusals_total", &[]), 0.0);
+    Ok(())
+}

@@ -63,11 +63,11 @@ use std::time::Duration;
 pub use crate::classify::{ClassId, MAX_CLASSES};
 
 pub use culprit::Culprit;
-pub use engine::Engine;
+pub use engine::{Engine, Fate, Foresight};
 pub use level::{Level, TenantView};
 pub use permit::{Outcome, Permit, Ticket};
 pub use settings::{
-    ClassSettings, Gate, LimitSettings, Mode, QueueSettings, Settings, WrongSettings,
+    ClassSettings, Gate, LimitSettings, Mode, Override, QueueSettings, Settings, WrongSettings,
 };
 pub use tuner::{Reason, TunerState};
 pub use view::{BoundView, ClassView, View};

@@ -134,7 +134,7 @@ fn assert_storm_gets_the_rest(cores: usize, width: std::ops::RangeInclusive<f64>
 
 #[test]
 fn on_one_core_a_storm_runs_one_list_at_a_time_back_to_back() {
-    assert_storm_gets_the_rest(1, 1.0..=1.02);
+    assert_storm_gets_the_rest(1, 0.98..=1.02);
 }
 
 #[test]
@@ -268,6 +268,50 @@ fn overload_of_short_calls_closes_bulk_and_spares_what_is_more_important() {
     assert_eq!(writes.gave_up, 0, "what is admitted is answered in time");
 }
 
+/// Everyday load, and from the tenth second on small writes: so many times what the server
+/// has left for them.
+fn step(cores: usize, times: f64) -> World {
+    let n = cores as f64;
+    let mut populations = mix(cores, 0);
+    populations[4] = Population::short(4, 4_000, 180.0 * n * times).between(10, 100);
+    let mut world = World::new(cores, settings(), populations, 7);
+    world.run(9);
+    world.start_counting();
+    world.run(14);
+    world
+}
+
+#[test]
+fn a_step_to_ten_times_the_load_delays_nobody_important_however_many_cores_there_are() {
+    for cores in [1, 2, 8, 16] {
+        let world = step(cores, 10.0);
+        print(&format!("{cores} cores, ten times the load"), &world);
+        for (class, tally) in world.tallies.iter().enumerate().take(4) {
+            assert_eq!(tally.shed + tally.gave_up, 0, "class {class}");
+            let p99 = tally.quantile(0.99) / 1_000;
+            assert!(p99 < 100, "{cores} cores, class {class}: {p99} ms");
+        }
+        let writes = &world.tallies[4];
+        assert!(writes.shed > writes.served, "the scenario tests nothing");
+        let used = writes.work as f64 / (4.0 * 1e6 * cores as f64);
+        assert!(used > 0.6, "{cores} cores: {used:.2} did writes");
+    }
+}
+
+#[test]
+fn a_step_to_what_the_server_can_do_refuses_nobody_however_many_cores_there_are() {
+    for cores in [1, 2, 8, 16] {
+        let world = step(cores, 0.8);
+        print(&format!("{cores} cores, nearly full"), &world);
+        let lost: u64 = world
+            .tallies
+            .iter()
+            .map(|tally| tally.shed + tally.gave_up)
+            .sum();
+        assert_eq!(lost, 0, "{cores} cores");
+    }
+}
+
 #[test]
 fn a_blind_proxy_lets_everything_through() {
     let mut world = World::new(2, settings(), mix(2, 40), 5);
@@ -285,7 +329,8 @@ fn a_blind_proxy_lets_everything_through() {
     world.run(50);
     world.start_counting();
     world.run(70);
-    assert_important_served(&world, 250);
+    // A handful of requests comes while what was let in blindly still runs.
+    assert_important_served(&world, 600);
 }
 
 #[test]
@@ -426,7 +471,7 @@ fn outbreak(storm: Kind) -> (u64, u64) {
 fn a_storm_of_lists_held_with_the_small_calls_breaks_out_and_held_apart_it_does_not() {
     let (together, apart) = (outbreak(Kind::Short), outbreak(Kind::Long));
     println!("slowest p99 above bulk in ms, and lost: together {together:?}, apart {apart:?}");
-    assert!(together.0 > 2 * apart.0, "{together:?} {apart:?}");
+    assert!(together.0 > apart.0 + 20, "{together:?} {apart:?}");
     assert_eq!(apart.1, 0);
 }
 

@@ -5,6 +5,7 @@
 //! whatever happens; it counts, teaches the cost model and writes the log.
 
 mod body;
+mod initial_events;
 pub(crate) mod learn;
 pub(crate) mod log;
 mod seat;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use proxy_core::admission::limits::Leases;
-use proxy_core::admission::{Outcome, Permit, SMALL_RESPONSE};
+use proxy_core::admission::{Kind, Outcome, Permit, SMALL_RESPONSE};
 use proxy_core::attributes::Verb;
 use proxy_core::time::Time;
 
@@ -42,13 +43,14 @@ use log::Entry;
 use seat::Seat;
 use tokio::task::AbortHandle;
 
-/// A watch that begins with the whole state has delivered it when nothing came for this long.
+/// A watch that begins with the whole state has delivered it when it says so ([`initial_events`]), or when nothing came for
+/// this long.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// As long as admission keeps the room of a cancelled request at most.
 const LINGER: Duration = Duration::from_secs(1);
 
-const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+pub(crate) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// Priority and Fairness refuses in plain text; every other 429 of the server (an eviction that a disruption budget
 /// forbids, a cache that is not filled yet) is a `Status` and says nothing about load.
@@ -168,6 +170,9 @@ impl Account {
                 .queue_delay
                 .record(now.saturating_since(self.arrived).as_secs_f64());
         }
+        self.entry.cost = permit
+            .as_ref()
+            .map_or(Duration::ZERO, |permit| permit.estimate().work());
         self.recharge_at = permit.as_ref().map_or(u64::MAX, |permit| {
             permit.estimate().bytes.max(SMALL_RESPONSE)
         });
@@ -229,18 +234,33 @@ impl Account {
         }
     }
 
+    /// The server has done the work of a short request when its answer begins: kube-apiserver encodes a single object whole
+    /// before it writes a byte. However long the client takes to read it, no work is kept from others.
+    fn worked(&self) {
+        if self
+            .facts
+            .as_ref()
+            .is_some_and(|facts| facts.kind == Kind::Short)
+        {
+            self.seat.rest();
+        }
+    }
+
     /// The head of the upstream's answer is here.
     pub(crate) fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
         let now = clock::now();
         self.status = status.as_u16();
-        self.entry.audit_id = headers.get(AUDIT_ID).cloned();
-        let signals = &self.worker().shared.signals;
-        if by_flow_control(status, headers) {
-            signals.upstream_429.fetch_add(1, Ordering::Relaxed);
-        } else if status == StatusCode::GATEWAY_TIMEOUT {
-            signals.upstream_504.fetch_add(1, Ordering::Relaxed);
+        if let Some(id) = headers.get(AUDIT_ID) {
+            self.entry.audit_id = Some(id.clone());
         }
         let Some(facts) = &self.facts else { return };
+        let signals = &self.worker().shared.signals;
+        // Only what a client cannot bring about by how it asks: it could slow all others down.
+        if by_flow_control(status, headers) && !facts.relayed {
+            signals.upstream_429.fetch_add(1, Ordering::Relaxed);
+        } else if status == StatusCode::GATEWAY_TIMEOUT && !facts.relayed && !facts.own_timeout {
+            signals.upstream_504.fetch_add(1, Ordering::Relaxed);
+        }
         if facts.long_running {
             if !facts.initial_state || status != StatusCode::OK {
                 // The server holds nothing for it any more but the stream.
@@ -359,9 +379,10 @@ impl Account {
         }
     }
 
-    /// A watch has delivered its initial state.
-    fn delivered(&mut self) {
-        if let Some(delivered) = clock::now().0.checked_sub(QUIET.as_micros() as u64) {
+    /// A watch delivered its initial state `ago`.
+    fn delivered(&mut self, ago: Duration) {
+        let ago = u64::try_from(ago.as_micros()).unwrap_or(u64::MAX);
+        if let Some(delivered) = clock::now().0.checked_sub(ago) {
             self.learn(Time(delivered));
         }
         self.seat.goes_on();
@@ -422,18 +443,16 @@ impl Drop for Account {
         }
         let class = self.class_name();
         let class = class.as_deref().unwrap_or_default();
-        log::write(
-            self.worker(),
-            &self.entry,
-            &log::Finished {
-                class,
-                verb: verb.as_str(),
-                status: self.status,
-                end: self.end,
-                bytes: self.bytes,
-                waited: self.sent.map(|sent| sent.saturating_since(self.arrived)),
-                took: now.saturating_since(self.arrived),
-            },
-        );
+        let finished = log::Finished {
+            class,
+            verb: verb.as_str(),
+            status: self.status,
+            end: self.end,
+            bytes: self.bytes,
+            waited: self.sent.map(|sent| sent.saturating_since(self.arrived)),
+            took: now.saturating_since(self.arrived),
+        };
+        log::remember(self.worker(), &self.entry, &self.snapshot, &finished);
+        log::write(self.worker(), &self.entry, &finished);
     }
 }

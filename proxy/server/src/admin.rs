@@ -2,6 +2,9 @@
 //!
 //! Here tower's ready-made parts do the work: a request takes a bounded time, and there is a bounded number of them.
 
+mod commands;
+pub(crate) mod socket;
+pub(crate) mod status;
 mod tenants;
 
 use std::convert::Infallible;
@@ -243,6 +246,29 @@ fn refresh(shared: &Shared) {
             "spillway_tuner_state",
             &[("state", name)],
             f64::from(u8::from(view.state == state)),
+        );
+    }
+    for (class, seen) in snapshot.classes.iter().zip(&view.classes) {
+        for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {
+            gauge(
+                "spillway_class_mode",
+                &[("class", &class.name), ("mode", mode_name(mode))],
+                f64::from(u8::from(seen.mode == mode)),
+            );
+        }
+    }
+    let changes = shared.overrides.all().len();
+    gauge("spillway_mode_changes", &[], changes as f64);
+    if let Some(check) = shared.lane_check.view() {
+        gauge(
+            "spillway_reserved_lane_check_success",
+            &[],
+            f64::from(u8::from(check.success)),
+        );
+        gauge(
+            "spillway_reserved_lane_check_timestamp_seconds",
+            &[],
+            check.at as f64,
         );
     }
     for lane in Lane::ALL {

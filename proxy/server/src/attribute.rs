@@ -2,11 +2,13 @@
 //!
 //! [`read`] borrows from the request; [`Facts`] is the little that later stages keep of it.
 
+use std::time::Duration;
+
 use http::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap};
 use http::{StatusCode, request};
 use proxy_core::admission::Kind;
 use proxy_core::admission::cost::{self, Shape};
-use proxy_core::attributes::{self, Attributes, Encoding, Scope, Source, Verb};
+use proxy_core::attributes::{self, Attributes, Encoding, RvMode, Scope, Source, Verb};
 use proxy_core::hash::Hash;
 
 use crate::error::Refused;
@@ -76,7 +78,15 @@ pub(crate) struct Facts {
     pub(crate) shape: Shape,
     /// A lease: its Retry-After is never above 1 s, or leaders lose their seat.
     pub(crate) lease: bool,
+    /// Somebody behind the server answers: a pod, a service, a node. What they say is not about the server.
+    pub(crate) relayed: bool,
+    /// The client itself may have made the server time out: it wants a state that there may not be yet (the server waits
+    /// 3 s for it, then 504), or sets a short deadline.
+    pub(crate) own_timeout: bool,
 }
+
+/// Deadlines that clients choose are evidence of a slow server from this on.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 impl Facts {
     pub(crate) fn of(attributes: &Attributes<'_>, headers: &HeaderMap) -> Self {
@@ -95,6 +105,11 @@ impl Facts {
             kind: if heavy { Kind::Long } else { Kind::Short },
             shape: shape(attributes, headers),
             lease: attributes.resource == "leases" && attributes.api_group == "coordination.k8s.io",
+            relayed: attributes.subresource == "proxy" || attributes.verb == Verb::Proxy,
+            own_timeout: matches!(
+                attributes.read.version,
+                RvMode::NotOlderThan | RvMode::Exact
+            ) || attributes.timeout.is_some_and(|timeout| timeout < DEADLINE),
         }
     }
 }

@@ -1,25 +1,40 @@
-//! The command line: `spillway run`, `spillway check` and `spillway attributes`.
+//! The command line: the proxy itself (`run`), what is asked of files (`check`, `attributes`, …) and what is asked of a
+//! running process over its admin socket (`top`, `explain`, `mode`, …).
 //!
-//! Exit status: 0 done; 2 the command line is wrong; 69 an address cannot be listened on, or `check --connect` found no
-//! apiserver; 78 the configuration or a file it names cannot be used (sysexits' EX_UNAVAILABLE and EX_CONFIG); 71 the
-//! system refused a thread.
+//! Exit status: 0 done; 1 the answer is no; 2 the command line is wrong; 65 the running process refused; 69 an address
+//! cannot be listened on, `check --connect` found no apiserver, or no process answers; 71 the system refused a thread; 77
+//! permission denied; 78 the configuration or a file it names cannot be used. From 65 on as in BSD's sysexits.
 
+mod admin_client;
 mod attributes;
+mod break_glass;
+mod config_show;
+mod explain;
+mod import_apf;
+mod level;
+mod mode;
+mod output;
+mod replay;
 mod serve;
+mod top;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::control::reload;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
+use admin_client::{AdminClient, Failed};
+use output::Format;
 
+const EX_DATAERR: u8 = 65;
 const EX_UNAVAILABLE: u8 = 69;
 const EX_OSERR: u8 = 71;
+const EX_NOPERM: u8 = 77;
 const EX_CONFIG: u8 = 78;
 
 /// An adaptive admission proxy in front of kube-apiserver.
@@ -27,11 +42,11 @@ const EX_CONFIG: u8 = 78;
 #[command(name = "spillway", version, about)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Commands,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum Commands {
     /// Run the proxy until SIGTERM or SIGINT; SIGHUP reloads, SIGUSR2 starts a successor that takes over.
     Run {
         /// The configuration file.
@@ -42,6 +57,7 @@ enum Command {
         exit_on_stdin_close: bool,
     },
     /// Check a configuration and every file it names, and change nothing.
+    #[command(after_help = CHECK_EXAMPLES)]
     Check {
         /// The configuration file.
         #[arg(long, value_name = "FILE", default_value = "/etc/spillway/config.yaml")]
@@ -52,31 +68,107 @@ enum Command {
     },
     /// Say what requests are taken to be: for each line `METHOD TARGET` on standard input, one JSON object.
     Attributes,
+    Top(top::TopArgs),
+    Explain(explain::ExplainArgs),
+    Mode(mode::ModeArgs),
+    Level(level::LevelArgs),
+    Culprit(level::CulpritArgs),
+    BreakGlass(break_glass::BreakGlassArgs),
+    Config(config_show::ConfigArgs),
+    ImportApf(import_apf::ImportArgs),
+    Replay(replay::ReplayArgs),
+    /// Print a completion script for a shell.
+    #[command(after_help = COMPLETION_EXAMPLES)]
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+const CHECK_EXAMPLES: &str = "Examples:
+  spillway check --config new.yaml && cp new.yaml /etc/spillway/config.yaml
+  spillway check --connect        also ask the apiserver";
+
+const COMPLETION_EXAMPLES: &str = "Examples:
+  source <(spillway completion bash)
+  spillway completion zsh > \"${fpath[1]}/_spillway\"";
+
+/// Where the running process is, and how to print.
+#[derive(Debug, Args)]
+struct Reach {
+    /// The running process's admin socket (`admin.socket` in its configuration).
+    #[arg(long, value_name = "PATH", env = "SPILLWAY_SOCKET", default_value = config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+impl Reach {
+    fn client(&self) -> AdminClient {
+        AdminClient::new(&self.socket)
+    }
+}
+
+/// A command that is done, or says why not.
+trait Command {
+    /// # Errors
+    /// With what to do next.
+    fn run(self) -> Result<(), Failed>;
+}
+
+/// A duration of the command line, written as in the configuration.
+fn duration(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text)
 }
 
 /// Runs a command line (the program's name first) and says how the process should exit.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match Cli::try_parse_from(arguments) {
+    let command = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.command,
         Err(problem) => {
             let _ = problem.print();
-            ExitCode::from(u8::try_from(problem.exit_code()).unwrap_or(2))
+            return ExitCode::from(u8::try_from(problem.exit_code()).unwrap_or(2));
         }
-        Ok(Cli {
-            command:
-                Command::Run {
-                    config,
-                    exit_on_stdin_close,
-                },
-        }) => serve::run(config, exit_on_stdin_close),
-        Ok(Cli {
-            command: Command::Check { config, connect },
-        }) => check(&config, connect),
-        Ok(Cli {
-            command: Command::Attributes,
-        }) => match attributes::answer(std::io::stdin().lock(), std::io::stdout().lock()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(problem) => fail(EX_OSERR, &problem),
+    };
+    match command {
+        Commands::Run {
+            config,
+            exit_on_stdin_close,
+        } => serve::run(config, exit_on_stdin_close),
+        Commands::Check { config, connect } => check(&config, connect),
+        Commands::Attributes => {
+            match attributes::answer(std::io::stdin().lock(), std::io::stdout().lock()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(problem) => fail(EX_OSERR, &problem),
+            }
+        }
+        Commands::Top(command) => done(command.run()),
+        Commands::Explain(command) => done(command.run()),
+        Commands::Mode(command) => done(command.run()),
+        Commands::Config(command) => done(command.run()),
+        Commands::ImportApf(command) => done(command.run()),
+        Commands::Replay(command) => done(command.run()),
+        Commands::BreakGlass(command) => done(command.run()),
+        Commands::Level(command) => done(command.run()),
+        Commands::Culprit(command) => match command.run() {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(failed) => done(Err(failed)),
         },
+        Commands::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "spillway", &mut script);
+            let _ = std::io::Write::write_all(&mut std::io::stdout().lock(), &script);
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn done(result: Result<(), Failed>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => fail(failed.exit_code(), &failed),
     }
 }
 

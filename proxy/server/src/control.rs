@@ -3,12 +3,14 @@
 //! One thread of its own, so that neither lane can delay the sensors, and a scrape can delay nothing.
 
 pub(crate) mod events;
+pub(crate) mod lane_check;
 pub(crate) mod overload;
 pub(crate) mod probe;
 pub(crate) mod published_keys;
 pub(crate) mod reload;
 pub(crate) mod remedy;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::clock;
+use crate::overrides;
 use crate::shared::Shared;
 
 /// The tuner's window.
@@ -34,12 +37,15 @@ const UPKEEP_TICKS: u32 = 50;
 pub(crate) async fn run(
     shared: Arc<Shared>,
     reloader: reload::Reloader,
+    reserved: Vec<SocketAddr>,
     mut stop: watch::Receiver<bool>,
 ) {
     let tracker = probe::start(&shared, stop.clone());
     let reloading =
         tokio::task::spawn_local(reload::run(reloader, Arc::clone(&shared), stop.clone()));
     let fetching = tokio::task::spawn_local(published_keys::run(Arc::clone(&shared), stop.clone()));
+    let checking =
+        tokio::task::spawn_local(lane_check::run(reserved, Arc::clone(&shared), stop.clone()));
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = 0_u32;
@@ -67,6 +73,7 @@ pub(crate) async fn run(
             overloads.look(&shared);
             remedy.look(&shared);
             events.look(&shared);
+            end_mode_changes(&shared);
         }
         if count.is_multiple_of(UPKEEP_TICKS) {
             shared.metrics.upkeep();
@@ -74,6 +81,19 @@ pub(crate) async fn run(
     }
     reloading.abort();
     fetching.abort();
+    checking.abort();
+}
+
+/// Ends the changes of the mode whose time is over.
+fn end_mode_changes(shared: &Shared) {
+    let now = clock::unix_seconds();
+    let over = |change: &overrides::ModeChange| change.until.is_some_and(|until| until <= now);
+    if shared.overrides.with(|changes| changes.iter().any(over)) {
+        for change in shared.change_mode(|changes| overrides::expire(changes, now)) {
+            warn!(target: "spillway::audit", by = change.by, mode = change.mode.as_str(),
+                  class = change.class.as_deref().unwrap_or("all"), "a change of the mode has expired");
+        }
+    }
 }
 
 fn tick(

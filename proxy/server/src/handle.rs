@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue};
+use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, USER_AGENT};
 use http::{Request, Response, Version, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -19,7 +19,7 @@ use crate::accept::connection::Connection;
 use crate::accept::tricks;
 use crate::accept::worker::Worker;
 use crate::account::log::Entry;
-use crate::account::{Account, Body, learn};
+use crate::account::{AUDIT_ID, Account, Body, learn};
 use crate::admit::{admit, orders};
 use crate::attribute::{self, Facts};
 use crate::classify::{classify, client as client_of};
@@ -33,6 +33,9 @@ use crate::snapshot::Snapshot;
 use crate::upstream::body::RequestBody;
 use crate::upstream::finish::Finishing;
 use crate::upstream::{Outbound, headers, upgrade};
+
+/// The longest audit id taken from a client, as kube-apiserver takes it.
+const MOST_AUDIT_ID: usize = 64;
 
 /// Answers one request, the `number`th of its connection. Never fails: whatever goes wrong becomes an answer.
 pub(crate) async fn handle(
@@ -77,6 +80,8 @@ pub(crate) async fn handle(
             account.entry.refused = Some(error.to_string());
             let mut response = respond::error(&error, watch, fastrand::u32(..));
             respond::tell_level(response.headers_mut(), worker.shared.engine.level());
+            let id = account.entry.audit_id.get_or_insert_with(respond::audit_id);
+            response.headers_mut().insert(AUDIT_ID, id.clone());
             account.answered(response.status().as_u16());
             response
         }
@@ -141,6 +146,7 @@ async fn serve(
         classified.class.index()
     };
     account.class = Some(class);
+    account.entry.rule = Some(classified.rule);
     account.facts = Some(facts.clone());
     if facts.long_running && worker.shared.stopping.load(Ordering::Relaxed) {
         connection.leave();
@@ -251,9 +257,16 @@ fn entry(connection: &Connection, head: &request::Parts) -> Entry {
         path: head.uri.path_and_query().cloned().unwrap_or_else(root),
         address: connection.peer.ip(),
         identity: None,
-        audit_id: None,
+        audit_id: head
+            .headers
+            .get(AUDIT_ID)
+            .filter(|id| id.len() <= MOST_AUDIT_ID)
+            .cloned(),
         refused: None,
         break_glass: false,
+        user_agent: head.headers.get(USER_AGENT).cloned(),
+        rule: None,
+        cost: Duration::ZERO,
     }
 }
 

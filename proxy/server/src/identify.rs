@@ -11,6 +11,7 @@ pub(crate) mod memory;
 mod presented;
 pub(crate) mod published;
 pub(crate) mod request_header;
+pub(crate) mod revoked;
 pub(crate) mod tls;
 pub(crate) mod token;
 pub(crate) mod verify;

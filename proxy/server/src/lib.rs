@@ -36,14 +36,18 @@ mod admin;
 pub mod cli;
 mod clock;
 mod control;
+mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod lane;
+mod lane_call;
 pub mod logging;
 mod measures;
 mod metrics;
 mod names;
+mod overrides;
+mod recent;
 mod reserved;
 pub mod run;
 mod shared;

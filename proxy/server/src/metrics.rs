@@ -317,6 +317,22 @@ impl Metrics {
                 "What whoever holds most of it holds, by limit and bound.",
             ),
             (
+                "spillway_class_mode",
+                "1 for the mode in force for a class, run-time changes included, by class.",
+            ),
+            (
+                "spillway_mode_changes",
+                "Changes of the mode made at run time that stand above the configuration.",
+            ),
+            (
+                "spillway_reserved_lane_check_success",
+                "1 if the last call through the reserved lane worked, 0 if not.",
+            ),
+            (
+                "spillway_reserved_lane_check_timestamp_seconds",
+                "When that call was made.",
+            ),
+            (
                 "spillway_lane_in_flight",
                 "Requests in flight, long-running ones included, by lane.",
             ),

@@ -116,6 +116,20 @@ fn in_class(
     response
 }
 
+/// An audit id for what the apiserver never sees, in the form of its own: with it, `spillway explain` finds the request.
+pub(crate) fn audit_id() -> HeaderValue {
+    let (a, b) = (fastrand::u64(..), fastrand::u64(..));
+    let id = format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        a >> 32,
+        (a >> 16) & 0xffff,
+        a & 0xfff,
+        0x8000 | (b >> 48) & 0x3fff,
+        b & 0xffff_ffff_ffff
+    );
+    HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
 /// Says beyond which level requests are refused, if any are: clients and layers that know it back off by themselves.
 pub(crate) fn tell_level(headers: &mut HeaderMap, level: Option<Level>) {
     if let Some(level) = level

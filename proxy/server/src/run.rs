@@ -19,6 +19,7 @@ use crate::accept::places;
 use crate::accept::sockets::{BindError, Given};
 use crate::accept::stopping::{Stop, Stopping};
 use crate::accept::worker::{self, Handoff};
+use crate::admin::socket::AdminSocket;
 use crate::control::{self, reload::Reloader};
 use crate::lane::Lane;
 use crate::metrics::Metrics;
@@ -140,9 +141,9 @@ pub fn start_on(
     let reloader = Reloader { file };
     let control_stop = closed.clone();
     running.thread("control", {
-        let shared = Arc::clone(&shared);
+        let (shared, reserved) = (Arc::clone(&shared), running.reserved.clone());
         move || async move {
-            control::run(shared, reloader, control_stop).await;
+            control::run(shared, reloader, reserved, control_stop).await;
             Ok(())
         }
     })?;
@@ -170,6 +171,7 @@ pub fn start_on(
         reserved_connections,
         (&closed, &stopping),
     )?;
+    running.commands(&shared, &closed)?;
     if let Some(offer) = offer {
         running.thread("handover", move || hand_over(offer, relieve, closed))?;
     }
@@ -272,6 +274,30 @@ impl Running {
         self.close();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
+        }
+    }
+
+    /// Serves the commands. Last of all, so that a predecessor serves them until this process does; without the socket the
+    /// proxy does its work all the same.
+    fn commands(
+        &mut self,
+        shared: &Arc<Shared>,
+        close: &watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
+        let admin = shared.snapshot.load().config.admin.clone();
+        let Some(path) = &admin.socket else {
+            return Ok(());
+        };
+        match AdminSocket::bind(path, admin.group.as_deref()) {
+            Err(problem) => {
+                error!(%problem, "no admin socket: the commands (`spillway top`, `mode`, `explain`, …) will not work");
+                Ok(())
+            }
+            Ok(socket) => {
+                info!(path = %socket.path().display(), "commands are served");
+                let (shared, stop) = (Arc::clone(shared), close.clone());
+                self.thread("commands", move || socket.serve(shared, stop))
+            }
         }
     }
 

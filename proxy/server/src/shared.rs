@@ -11,12 +11,16 @@ use proxy_core::time::Time;
 
 use crate::admit::Waiter;
 use crate::admit::running::Running;
+use crate::clock;
+use crate::control::lane_check::LaneCheck;
 use crate::identify::memory::TokenMemory;
 use crate::identify::published::PublishedKeys;
 use crate::lane::Lane;
 use crate::measures::Measures;
 use crate::metrics::Metrics;
 use crate::names::Names;
+use crate::overrides::{self, ModeChange, Overrides};
+use crate::recent::Recent;
 use crate::snapshot::Snapshot;
 
 /// Bearer tokens remembered.
@@ -60,6 +64,12 @@ pub(crate) struct Shared {
     /// LISTs that could be broken off.
     pub(crate) running: Arc<Running>,
     pub(crate) signals: SeenSignals,
+    /// What operators changed about the mode at run time.
+    pub(crate) overrides: Overrides,
+    /// The last requests.
+    pub(crate) recent: Recent,
+    /// Whether a call through the reserved lane works.
+    pub(crate) lane_check: LaneCheck,
     /// The probe as of the last tick.
     pub(crate) probe: Mutex<ProbeView>,
     /// Since when nothing queues at the server, in the clock's microseconds; `u64::MAX` while something does.
@@ -95,6 +105,9 @@ impl Shared {
             measures: Arc::new(Measures::load(measures, crate::clock::unix_seconds())),
             running: Arc::default(),
             signals: SeenSignals::default(),
+            overrides: Overrides::default(),
+            recent: Recent::default(),
+            lane_check: LaneCheck::default(),
             probe: Mutex::new(ProbeView::calm()),
             calm_since: AtomicU64::new(u64::MAX),
             stopping: AtomicBool::new(false),
@@ -109,6 +122,18 @@ impl Shared {
             Lane::Main => &self.lanes[0],
             Lane::Reserved => &self.lanes[1],
         }
+    }
+
+    /// Changes what stands above the configuration about the mode, and puts both in force.
+    pub(crate) fn change_mode<T>(&self, change: impl FnOnce(&mut Vec<ModeChange>) -> T) -> T {
+        self.overrides.with(|changes| {
+            let result = change(changes);
+            let snapshot = self.snapshot.load();
+            let mut settings = snapshot.settings.clone();
+            overrides::apply(changes, &mut settings, &snapshot.policy);
+            self.engine.reconfigure(settings, clock::now());
+            result
+        })
     }
 
     /// Whether service times say something about cost: nothing else queues at the server.

@@ -1,7 +1,9 @@
 //! A configuration with everything made from it: certificates, keys, policy, metric handles. Swapped whole.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::Config;
 use proxy_core::admission::limits::{self, LimitSpec, Limits};
@@ -12,6 +14,7 @@ use proxy_core::classify::{
 use rustls::ServerConfig;
 
 use crate::identify::request_header::RequestHeaderPeers;
+use crate::identify::revoked::Revoked;
 use crate::identify::tls::{self, MaterialError};
 use crate::identify::token::TokenVerifier;
 use crate::identify::verify::ClientAuthority;
@@ -56,6 +59,8 @@ pub(crate) struct Snapshot {
     pub(crate) reserved_tls: Arc<ServerConfig>,
     pub(crate) client_authority: ClientAuthority,
     pub(crate) break_glass_authority: Option<ClientAuthority>,
+    /// Certificates of that authority that are refused.
+    pub(crate) revoked: Revoked,
     pub(crate) request_header: Option<RequestHeaderPeers>,
     pub(crate) tokens: TokenVerifier,
     pub(crate) endpoint: Endpoint,
@@ -143,6 +148,7 @@ impl Snapshot {
             reserved_tls,
             client_authority,
             break_glass_authority,
+            revoked: Revoked::load(config.reserved.revoked.as_deref())?,
             request_header,
             tokens: TokenVerifier::load(
                 &config.service_accounts.keys,
@@ -176,6 +182,7 @@ impl Snapshot {
         ];
         files.extend(config.service_accounts.keys.iter().cloned());
         files.extend(config.reserved.client_ca.clone());
+        files.extend(config.reserved.revoked.clone());
         files.extend(config.request_header.client_ca.clone());
         files
     }
@@ -281,7 +288,8 @@ fn conditions(when: &config::Match) -> Match {
     }
 }
 
-fn settings(config: &Config, policy: &Policy) -> Settings {
+/// What admission is set to by a configuration.
+pub(crate) fn settings(config: &Config, policy: &Policy) -> Settings {
     let admission = &config.admission;
     let defaults = Settings::default();
     let most_shed = share(admission.max_shed_share);
@@ -323,7 +331,7 @@ fn settings(config: &Config, policy: &Policy) -> Settings {
         },
         enforced_tenants: share(admission.enforced_tenants),
         limit: LimitSettings {
-            initial: admission.limit.initial,
+            initial: initial_limit(&admission.limit),
             min: admission.limit.min,
             max: admission.limit.max,
         },
@@ -337,6 +345,17 @@ fn settings(config: &Config, policy: &Policy) -> Settings {
         classes: policy.classes().iter().enumerate().map(class).collect(),
         ..defaults
     }
+}
+
+/// The server is on this host, so its cores are ours; fewer where Spillway's own are limited, from where the limit grows.
+fn initial_limit(limit: &config::Limit) -> Duration {
+    if !limit.initial.is_zero() {
+        return limit.initial;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    LimitSettings::initial(u32::try_from(cores).unwrap_or(u32::MAX))
+        .max(limit.min)
+        .min(limit.max)
 }
 
 fn share(percent: config::Percent) -> f32 {

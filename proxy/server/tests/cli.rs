@@ -83,11 +83,11 @@ fn a_mistake_in_the_file_is_placed() {
     let pki = Pki::new();
     both_refuse(
         &written(&pki, "admission:\n  mode: sideways\n"),
-        &["config.yaml:5:9", "sideways", "shadow"],
+        &["config.yaml:6:9", "sideways", "shadow"],
     );
     both_refuse(
         &written(&pki, "admission:\n  mood: off\n"),
-        &["config.yaml:5:3", "mood", "mode"],
+        &["config.yaml:6:3", "mood", "mode"],
     );
     both_refuse(&written(&pki, "log: [\n"), &["config.yaml:"]);
 }
@@ -138,7 +138,7 @@ fn an_address_in_use_is_named() {
         ("listen.admin", "127.0.0.1:0", "127.0.0.1:0", &*address),
     ] {
         let text = format!(
-            "pki: {}\nlisten: {{ main: [\"{main}\"], reserved: [\"{reserved}\"], admin: \"{admin}\" }}\n",
+            "pki: {}\nlisten: {{ main: [\"{main}\"], reserved: [\"{reserved}\"], admin: \"{admin}\" }}\nadmin: {{ socket: off }}\n",
             pki.path().display()
         );
         let file = pki.write("config.yaml", &text);

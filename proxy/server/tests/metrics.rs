@@ -262,3 +262,38 @@ async fn the_admin_side_has_three_pages_and_takes_no_orders() {
         );
     }
 }
+
+/// What a client can bring about by how it asks says nothing about the server, or it could slow all others down.
+#[tokio::test]
+async fn only_refusals_that_no_client_can_bring_about_count_as_the_servers() {
+    let world = World::new();
+    let mut client = world.user("jane", &[]).await;
+    let brought_about = [
+        ("/api/v1/pods?resourceVersion=99999999999", "status 504"),
+        (
+            "/api/v1/namespaces/a/pods/b?resourceVersion=99999999999",
+            "status 504",
+        ),
+        ("/api/v1/namespaces/a/pods/b?timeout=1s", "status 504"),
+        ("/api/v1/namespaces/a/services/b/proxy/c", "status 504"),
+        ("/api/v1/namespaces/a/services/b/proxy/c", "apf"),
+        ("/api/v1/nodes/a/proxy/", "status 504"),
+    ];
+    let refused = [
+        ("/api/v1/pods?resourceVersion=0", "status 504"),
+        ("/api/v1/namespaces/a/pods/b?timeout=30s", "status 504"),
+        ("/api/v1/pods?resourceVersion=99999999999", "apf"),
+    ];
+    for (path, script) in brought_about.into_iter().chain(refused) {
+        let answer = client.get(path, script).await;
+        let status = answer.status.as_u16();
+        assert!(matches!(status, 429 | 504), "{path}: {answer:?}");
+    }
+    let all = "spillway_upstream_refusals_total";
+    let page = world
+        .proxy
+        .until("counted", |page| page.sum(all, &[]) >= 3.0)
+        .await;
+    assert_eq!(page.sum(all, &[("code", "504")]), 2.0);
+    assert_eq!(page.sum(all, &[("code", "429")]), 1.0);
+}

@@ -47,6 +47,7 @@ fn config(pki: &Pki, [main, reserved, admin]: [SocketAddr; 3], upstream: SocketA
     let text = format!(
         "pki: {pki}\n\
          listen: {{ main: [\"{main}\"], reserved: [\"{reserved}\"], admin: \"{admin}\", workers: 2, handover: {pki}/handover.sock }}\n\
+         admin: {{ socket: off }}\n\
          upstream: {{ address: \"{upstream}\" }}\n\
          admission: {{ mode: \"off\" }}\n",
         pki = pki.path().display()

@@ -36,6 +36,7 @@ impl ProxyProcess {
         let text = format!(
             "pki: {}\n\
              listen: {{ main: [\"{main}\"], reserved: [], admin: \"{admin}\", workers: 2, handover: {} }}\n\
+             admin: {{ socket: off }}\n\
              upstream: {{ address: \"{}\" }}\n",
             plane.pki_dir().display(),
             dir.path().join("handover.sock").display(),

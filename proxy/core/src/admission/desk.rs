@@ -2,6 +2,7 @@
 //! Only requests that cannot start at once, and the tick, come here.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::culprit::Watch;
 use super::gate::Front;
@@ -13,7 +14,7 @@ use super::queue::{Entry, Queue};
 use super::retry_after::Refused;
 use super::returns;
 use super::tuner::{Need, Tuner, TunerState, Use};
-use super::{Ask, Kind, MAX_CLASSES, Refusal, Settings, Shed, slot};
+use super::{Ask, Gate, Kind, MAX_CLASSES, Refusal, Settings, Shed, slot};
 use crate::time::Time;
 
 /// Seats held without a permit; beyond it they are given back at once.
@@ -28,6 +29,12 @@ const OVERRUN: u64 = 50;
 const LEAST_SERVED: f64 = 200_000.0;
 /// Refusals per second from which it is an overload that has a culprit.
 const OVERLOADED: f64 = 1.0;
+/// Refusals per second below which a class counts as not refused: one a few seconds ago.
+const LATELY_REFUSED: f64 = 0.1;
+/// So many times the work that is thought to make its deadline may wait in such a class.
+const BENEFIT_OF_DOUBT: u64 = 32;
+/// Long requests of people and the control plane may wait so many times as long as others.
+const IMPORTANT_WAIT: u32 = 4;
 /// Among so many accounts the culprit is looked for.
 const BLAMEABLE: usize = 64;
 
@@ -131,9 +138,38 @@ impl<W> Desk<W> {
 
     /// The most work that can wait and still make its deadline, at the pace its class was
     /// lately served; at least what one core does in that time.
-    pub(super) fn queue_work(&self, ask: &Ask) -> u64 {
+    pub(super) fn reachable_work(&self, ask: &Ask) -> u64 {
         let rate = self.books[ask.kind.index()][slot(ask.class)].work_rate;
         (rate.max(1e6) * self.settings.queue.deadline(ask.kind).as_secs_f64()) as u64
+    }
+
+    /// The most work that may wait. As long as nobody of the class was refused lately, much more
+    /// than what is thought to make its deadline: estimates of what was never seen are high, and
+    /// a manager that begins its sixty watches on an idle server shall not be sent away for a
+    /// guess. Those who then wait in vain make the queue short.
+    pub(super) fn queue_work(&self, ask: &Ask) -> u64 {
+        let books = &self.books[ask.kind.index()][slot(ask.class)];
+        let doubt = if books.shed_rate < LATELY_REFUSED {
+            BENEFIT_OF_DOUBT
+        } else {
+            1
+        };
+        self.reachable_work(ask).saturating_mul(doubt)
+    }
+
+    /// How long a request may wait. A class whose long requests are worth a whale of their own
+    /// is better off waiting: it comes back in any case, and nobody less important passes it.
+    pub(super) fn patience(&self, ask: &Ask) -> Duration {
+        let deadline = self.settings.queue.deadline(ask.kind);
+        let own_whale = self
+            .settings
+            .classes
+            .get(slot(ask.class))
+            .is_some_and(|class| matches!(class.gate, Gate::Ceiling { own_whale: true }));
+        match ask.kind {
+            Kind::Long if own_whale => deadline * IMPORTANT_WAIT,
+            _ => deadline,
+        }
     }
 
     /// Somebody found no room.

@@ -2,8 +2,10 @@
 //! bounds.
 //!
 //! `waiting.rs` is the way through the queues, `release.rs` the way out, `shadow.rs` what
-//! stands in for both when decisions are not carried out.
+//! stands in for both when decisions are not carried out,
+//! `foresee.rs` what would become of a request that nobody sends.
 
+mod foresee;
 mod release;
 mod shadow;
 mod waiting;
@@ -17,11 +19,12 @@ use super::desk::Desk;
 use super::gate::Front;
 use super::permit::Seat;
 use super::{
-    Ask, Culprit, Level, MAX_CLASSES, Mode, Offer, Permit, Refusal, Settings, Shed, Signals,
-    TenantView, View, Wake, retry_after, slot,
+    Ask, ClassId, Culprit, Level, MAX_CLASSES, Mode, Offer, Permit, Refusal, Settings, Shed,
+    Signals, TenantView, View, Wake, retry_after, slot,
 };
 use crate::time::Time;
 
+pub use foresee::{Fate, Foresight};
 use waiting::tell;
 
 /// Admission, shared by all workers; cloning shares.
@@ -91,7 +94,7 @@ impl<W: Wake> Engine<W> {
             ..ask
         };
         let inner = &self.inner;
-        match inner.front.mode_for(ask.tenant) {
+        match inner.front.mode_for(&ask) {
             Mode::Off => Offer::Admitted(self.permit(inner.front.uncounted_seat(&ask, now))),
             Mode::Shadow => {
                 inner.front.accounts.offered(&ask);
@@ -109,10 +112,10 @@ impl<W: Wake> Engine<W> {
         }
     }
 
-    /// Whether decisions about this tenant are carried out. One or two loads.
+    /// Whether decisions about this tenant in this class are carried out. One or two loads.
     #[must_use]
-    pub fn mode_of(&self, tenant: u64) -> Mode {
-        self.inner.front.mode_for(tenant)
+    pub fn mode_of(&self, class: ClassId, tenant: u64) -> Mode {
+        self.inner.front.mode_of(class, tenant)
     }
 
     /// Work served of late, of all classes, in microseconds per second.
@@ -204,6 +207,12 @@ impl<W: Wake> Engine<W> {
         self.inner.desk().watch.culprit()
     }
 
+    /// What would become of a request now. Nothing is admitted, counted or refused.
+    #[must_use]
+    pub fn foresee(&self, ask: Ask, now: Time) -> Foresight {
+        self.inner.foresee(ask, now)
+    }
+
     /// What it looks like from outside.
     #[must_use]
     pub fn view(&self, now: Time) -> View {
@@ -228,15 +237,18 @@ impl<W: Wake> Inner<W> {
             .publish_bounds(&desk.tuner, &desk.shares, desk.settings.bytes);
     }
 
-    /// Red button: classes of which too much is refused.
+    /// Red button: classes of which too much is refused, by what the average tenant loses, or a
+    /// single one could open the gate for itself by asking for more than anybody can have. And
+    /// not while the server visibly queues: then it is no error of judgement.
     fn press_red_buttons(&self, desk: &Desk<W>) {
         let mut forced = 0;
+        let lost = desk.levels.lost();
+        let queueing = desk.tuner.excess() > desk.settings.target * 3;
         for (class, settings) in desk.settings.classes.iter().take(MAX_CLASSES).enumerate() {
             let books = desk.books.each_ref().map(|books| &books[class]);
             let shed: f64 = books.iter().map(|books| books.shed_rate).sum();
-            let served: f64 = books.iter().map(|books| books.served_rate).sum();
             // A handful of refusals says nothing about the judgement.
-            if shed > 1.0 && shed > f64::from(settings.max_shed_share) * (shed + served) {
+            if shed > 1.0 && lost[class] > f64::from(settings.max_shed_share) && !queueing {
                 forced |= 1 << class;
             }
         }

@@ -18,17 +18,24 @@ use super::{Ask, ClassId, Cost, Gate, Kind, MAX_CLASSES, Mode, Settings, slot};
 use crate::hash::mix;
 use crate::time::Time;
 
+/// Where the modes of the classes begin in the gate's word, two bits each.
+const MODES: usize = 32;
+
 /// What the gate must know of the settings, in one word.
 #[derive(Clone, Copy)]
 struct Rules(u64);
 
 impl Rules {
     fn of(settings: &Settings) -> Self {
-        let mut rules = match settings.mode {
-            Mode::Off => 0,
-            Mode::Shadow => 1 << 48,
-            Mode::Enforce => 2 << 48,
-        };
+        let mut rules = 0;
+        for class in 0..MAX_CLASSES {
+            let mode: u64 = match settings.mode_of(class).mode {
+                Mode::Off => 0,
+                Mode::Shadow => 1,
+                Mode::Enforce => 2,
+            };
+            rules |= mode << (MODES + 2 * class);
+        }
         for (class, settings) in settings.classes.iter().take(MAX_CLASSES).enumerate() {
             match settings.gate {
                 Gate::HardBound(_) => rules |= 1 << class,
@@ -39,8 +46,8 @@ impl Rules {
         Self(rules)
     }
 
-    const fn mode(self) -> Mode {
-        match self.0 >> 48 {
+    const fn mode(self, class: usize) -> Mode {
+        match (self.0 >> (MODES + 2 * class)) & 0b11 {
             0 => Mode::Off,
             1 => Mode::Shadow,
             _ => Mode::Enforce,
@@ -81,8 +88,8 @@ pub(super) struct Front {
     /// Bit per class: the red button is pressed.
     pub(super) forced: AtomicU64,
     hard_bounds: [AtomicU64; MAX_CLASSES],
-    /// Tenants whose spread hash is at most this are enforced.
-    enforced: AtomicU64,
+    /// By class: tenants whose spread hash is at most this are enforced.
+    enforced: [AtomicU64; MAX_CLASSES],
     served: [[Meter; MAX_CLASSES]; 2],
     /// Who was told to come back when.
     pub(super) returns: Returns,
@@ -108,7 +115,7 @@ impl Front {
             rules: AtomicU64::new(Rules::of(settings).0),
             forced: AtomicU64::new(0),
             hard_bounds: atomics(),
-            enforced: AtomicU64::new(u64::MAX),
+            enforced: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
             served: std::array::from_fn(|_| std::array::from_fn(|_| Meter::new())),
             returns: Returns::new(),
             accounts: Accounts::new(),
@@ -123,9 +130,10 @@ impl Front {
 
     pub(super) fn publish_settings(&self, settings: &Settings) {
         self.rules.store(Rules::of(settings).0, SeqCst);
-        let share = f64::from(settings.enforced_tenants.clamp(0.0, 1.0));
-        self.enforced
-            .store((share * u64::MAX as f64) as u64, SeqCst);
+        for (class, enforced) in self.enforced.iter().enumerate() {
+            let share = settings.mode_of(class).enforced_tenants.clamp(0.0, 1.0);
+            enforced.store((f64::from(share) * u64::MAX as f64) as u64, SeqCst);
+        }
         for (class, settings) in settings.classes.iter().take(MAX_CLASSES).enumerate() {
             if let Gate::HardBound(bound) = settings.gate {
                 let bound = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX);
@@ -167,10 +175,15 @@ impl Front {
         self.rules().is_hard(class)
     }
 
-    pub(super) fn mode_for(&self, tenant: u64) -> Mode {
-        match self.rules().mode() {
+    pub(super) fn mode_for(&self, ask: &Ask) -> Mode {
+        self.mode_of(ask.class, ask.tenant)
+    }
+
+    pub(super) fn mode_of(&self, class: ClassId, tenant: u64) -> Mode {
+        let class = slot(class);
+        match self.rules().mode(class) {
             Mode::Enforce => {
-                if mix(tenant) <= self.enforced.load(Relaxed) {
+                if mix(tenant) <= self.enforced[class].load(Relaxed) {
                     Mode::Enforce
                 } else {
                     Mode::Shadow

@@ -270,6 +270,21 @@ impl Levels {
         position(left * margin / total).min(LAST_LEVEL - 1)
     }
 
+    /// What share of its requests a tenant of each class lost lately, on average over the tenants,
+    /// of which each counts as one: 0..=1 by class.
+    pub(super) fn lost(&self) -> [f64; MAX_CLASSES] {
+        let mut sums = [(0.0, 0_u32); MAX_CLASSES];
+        for known in self.known.iter().flatten() {
+            if known.asked >= 1.0
+                && let Some((lost, tenants)) = sums.get_mut(known.owner.class)
+            {
+                *lost += (known.denied / known.asked).min(1.0);
+                *tenants += 1;
+            }
+        }
+        sums.map(|(lost, tenants)| lost / f64::from(tenants.max(1)))
+    }
+
     /// Those who ask for most, at most `most` of them, the first first.
     pub(super) fn top(&self, accounts: &Accounts, most: usize) -> Vec<TenantView> {
         let all: f64 = self.known.iter().flatten().map(|known| known.asked).sum();

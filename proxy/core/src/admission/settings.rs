@@ -19,6 +19,16 @@ pub enum Mode {
     Enforce,
 }
 
+/// What holds for one class in place of [`Settings::mode`] and
+/// [`Settings::enforced_tenants`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Override {
+    /// Whether its decisions are carried out.
+    pub mode: Mode,
+    /// Share of tenants, 0..=1, for which [`Mode::Enforce`] is.
+    pub enforced_tenants: f32,
+}
+
 /// How a class is held.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Gate {
@@ -41,8 +51,9 @@ pub struct ClassSettings {
     pub reserve: f32,
     /// How it is held.
     pub gate: Gate,
-    /// Red button: the largest share, 0..=1, of this class's recent requests that may be
-    /// refused; beyond it they are admitted uncounted. 1 never intervenes.
+    /// Red button: the largest share, 0..=1, of their recent server time that the tenants of this
+    /// class may be refused on average, each counted as one; beyond it they are admitted
+    /// uncounted, unless the probe is above three times its target. 1 never intervenes.
     pub max_shed_share: f32,
 }
 
@@ -56,6 +67,17 @@ pub struct LimitSettings {
     pub min: Duration,
     /// Neither bound is tuned above this.
     pub max: Duration,
+}
+
+impl LimitSettings {
+    /// Where the limit of a server with so many cores should start: 100 ms of work a core, which
+    /// its small calls need when LISTs keep all cores busy and the limit is not free to grow, and
+    /// which delays nobody by more when they come all at once.
+    #[must_use]
+    pub const fn initial(cores: u32) -> Duration {
+        let cores = if cores > 512 { 512 } else { cores };
+        Duration::from_millis(100 * if cores == 0 { 1 } else { cores as u64 })
+    }
 }
 
 /// Queues, each per class and kind.
@@ -103,6 +125,8 @@ pub struct Settings {
     pub bytes: u64,
     /// Classes, most important first; 1..=[`MAX_CLASSES`].
     pub classes: Vec<ClassSettings>,
+    /// By class: what holds in place of the mode of all, if anything.
+    pub overrides: [Option<Override>; MAX_CLASSES],
 }
 
 impl Default for Settings {
@@ -118,7 +142,7 @@ impl Default for Settings {
             mode: Mode::Enforce,
             enforced_tenants: 1.0,
             limit: LimitSettings {
-                initial: Duration::from_millis(400),
+                initial: LimitSettings::initial(4),
                 min: Duration::from_millis(50),
                 max: Duration::from_secs(30),
             },
@@ -145,6 +169,7 @@ impl Default for Settings {
                 gated(0.20, false, 1.0),
                 gated(0.10, false, 1.0),
             ],
+            overrides: [None; MAX_CLASSES],
         }
     }
 }
@@ -233,6 +258,21 @@ impl Settings {
             return Err(WrongSettings::EnforcedTenants(self.enforced_tenants));
         }
         Ok(())
+    }
+
+    /// The mode that holds for a class (by position), and for which share of its tenants.
+    #[must_use]
+    pub fn mode_of(&self, class: usize) -> Override {
+        let own = self.overrides.get(class).copied().flatten();
+        own.unwrap_or(Override {
+            mode: self.mode,
+            enforced_tenants: self.enforced_tenants,
+        })
+    }
+
+    /// Whether any class's decisions are carried out.
+    pub(crate) fn enforces(&self) -> bool {
+        (0..self.classes.len()).any(|class| self.mode_of(class).mode == Mode::Enforce)
     }
 
     /// What share of a bound each class may see, most important first. Classes that do

@@ -7,7 +7,9 @@
 //!   breadth is at its floor, and only if more excess is seen than one LIST at the floor
 //!   explains by itself.
 //! * **Grow** only when a bound kept somebody waiting, the probe is below half the target
-//!   and the last step has been watched for six windows; by one typical waiting request.
+//!   and the last step has been watched for six windows; by one typical waiting request. The
+//!   limit grows by half at a time, every three windows, until the first brake says how much
+//!   is too much (slow start, as TCP's): servers have one core or a hundred.
 //!   A step that led to a brake, or that demonstrably got no more done, is remembered:
 //!   the next try waits 5 s, then twice as long each time, up to a minute.
 //! * **Hold** otherwise. An idle limit does not decay; unused breadth does.
@@ -18,7 +20,7 @@
 use std::time::Duration;
 
 use super::history::History;
-use super::{Kind, Mode, SLICE_US, Settings, Signals};
+use super::{Kind, SLICE_US, Settings, Signals};
 use crate::time::Time;
 
 /// What the tuner is doing.
@@ -104,6 +106,10 @@ impl Use {
 
 /// Watch a change this long before the next step up.
 const WATCH: Duration = Duration::from_millis(600);
+/// The same while the limit grows by half at a time: the probe's median needs about as long.
+const RAMP: Duration = Duration::from_millis(300);
+/// What was too much is tried again quickly after this.
+const DOUBT: Duration = Duration::from_secs(30);
 /// A brake within this long after a step up was caused by it.
 const BLAME: Duration = Duration::from_secs(3);
 const FIRST_BACKOFF: Duration = Duration::from_secs(5);
@@ -123,6 +129,12 @@ struct Dial {
     floor: u64,
     start: u64,
     max: u64,
+    /// Up to here it may grow by half at a time: nothing says yet that it is too much.
+    known: u64,
+    /// Whether it may before anything was tried.
+    ramps: bool,
+    /// When something last said so.
+    refuted: Option<Time>,
     /// No step up before.
     wait_until: Time,
     backoff: Duration,
@@ -133,12 +145,15 @@ struct Dial {
 }
 
 impl Dial {
-    fn new(start: Duration, floor: Duration, settings: &Settings, now: Time) -> Self {
+    fn new(start: Duration, floor: Duration, ramps: bool, settings: &Settings, now: Time) -> Self {
         let mut dial = Self {
             us: 0,
             floor: 0,
             start: 0,
             max: 0,
+            known: 0,
+            ramps,
+            refuted: None,
             wait_until: now,
             backoff: FIRST_BACKOFF,
             step: None,
@@ -155,6 +170,9 @@ impl Dial {
         self.max = micros(settings.limit.max).clamp(self.floor, 3_600_000_000);
         self.start = micros(start).clamp(self.floor, self.max);
         self.us = self.us.clamp(self.floor, self.max);
+        if self.refuted.is_none() {
+            self.known = if self.ramps { self.max } else { self.start };
+        }
     }
 
     fn at_floor(&self) -> bool {
@@ -166,6 +184,10 @@ impl Dial {
     fn brake(&mut self, factor: f64, reached: u64, now: Time) {
         let from = self.us.min(reached.max(self.floor));
         self.us = ((from as f64 * factor) as u64).max(self.floor);
+        if self.ramps {
+            self.known = self.us;
+            self.refuted = Some(now);
+        }
         self.give_up_step(now);
     }
 
@@ -190,17 +212,17 @@ impl Dial {
         let now_fit = (self.us as f64 * share / typical.max(1.0)).floor().max(1.0);
         // And half of one: see [`Use::braked_from`].
         let one_more = (now_fit + 1.5) * typical / share;
-        // Up to where it started, the bound is known ground: go there quickly.
-        let known = if self.us < self.start {
-            (self.us + self.us / 2).min(self.start)
+        // On known ground go quickly.
+        let (known, watch) = if self.us < self.known {
+            ((self.us + self.us / 2).min(self.known), RAMP)
         } else {
-            0
+            (0, WATCH)
         };
         self.step = Some((now, self.us));
         self.us = (one_more.ceil() as u64)
             .max(known)
             .clamp(self.floor, self.max);
-        self.wait_until = now + WATCH;
+        self.wait_until = now + watch;
     }
 
     /// Take back a step that got no more done.
@@ -222,6 +244,14 @@ impl Dial {
         self.history.push(used.outstanding, used.served);
         if used.need.is_some() || used.reached.saturating_mul(2) >= self.us {
             self.used = now;
+        }
+        if self
+            .refuted
+            .is_some_and(|at| now.saturating_since(at) >= DOUBT)
+        {
+            // The server may have become larger, or the work smaller.
+            self.refuted = None;
+            self.known = self.max;
         }
         if let Some((at, _)) = self.step
             && now.saturating_since(at) >= BLAME
@@ -262,11 +292,17 @@ impl Tuner {
     pub(super) fn new(settings: &Settings, now: Time) -> Self {
         Self {
             dials: [
-                Dial::new(settings.limit.initial, settings.limit.min, settings, now),
-                Dial::new(settings.initial_breadth, SLICE, settings, now),
+                Dial::new(
+                    settings.limit.initial,
+                    settings.limit.min,
+                    true,
+                    settings,
+                    now,
+                ),
+                Dial::new(settings.initial_breadth, SLICE, false, settings, now),
             ],
             target: settings.target.max(Duration::from_millis(1)),
-            carried_out: settings.mode == Mode::Enforce,
+            carried_out: settings.enforces(),
             over: 0,
             last_brake: None,
             seen: None,
@@ -282,7 +318,7 @@ impl Tuner {
         self.dials[0].reconfigure(settings.limit.initial, settings.limit.min, settings);
         self.dials[1].reconfigure(settings.initial_breadth, SLICE, settings);
         self.target = settings.target.max(Duration::from_millis(1));
-        self.carried_out = settings.mode == Mode::Enforce;
+        self.carried_out = settings.enforces();
     }
 
     /// The bound of `kind`, in microseconds.

@@ -46,6 +46,10 @@ pub struct ClassView {
     pub forced: u64,
     /// Served requests per second, smoothed over about 3 s.
     pub served_per_second: f32,
+    /// Whether its decisions are carried out.
+    pub mode: Mode,
+    /// For which share of its tenants they are, 0..=1.
+    pub enforced_tenants: f32,
 }
 
 /// Everything.
@@ -120,6 +124,7 @@ impl ClassView {
             }
         };
         let books = desk.books.each_ref().map(|books| &books[class]);
+        let holds = desk.settings.mode_of(class);
         let oldest = desk
             .queues
             .iter()
@@ -134,6 +139,8 @@ impl ClassView {
             queued: books.iter().map(|books| books.queued).sum(),
             forced: books.iter().map(|books| books.forced).sum(),
             served_per_second: books.iter().map(|books| books.served_rate).sum::<f64>() as f32,
+            mode: holds.mode,
+            enforced_tenants: holds.enforced_tenants,
         }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use proxy_core::admission::probe::{Failure, ProbeId, ProbeSettings, ProbeView, Tracker};
 use proxy_core::admission::{
-    Ask, Cost, Decision, Engine, Kind, Offer, Outcome, Permit, Refusal, Settings, Signals, Ticket,
-    View, Wake,
+    Ask, Cost, Decision, Engine, Kind, LimitSettings, Offer, Outcome, Permit, Refusal, Settings,
+    Signals, Ticket, View, Wake,
 };
 use proxy_core::classify::ClassId;
 use proxy_core::time::Time;
@@ -192,10 +192,11 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(
         cores: usize,
-        settings: Settings,
+        mut settings: Settings,
         populations: Vec<Population>,
         seed: u64,
     ) -> Self {
+        settings.limit.initial = LimitSettings::initial(cores as u32);
         let mut world = Self {
             now: 0,
             server: Server::new(cores),

@@ -208,6 +208,15 @@ impl Hold {
         });
     }
 
+    /// Changes the permit, if it is still there.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Permit)) {
+        self.patience.with(self.index, |slot| {
+            if let Some(permit) = &mut slot.permit {
+                change(permit);
+            }
+        });
+    }
+
     /// Takes the permit out, if it is still there.
     pub(crate) fn take(&self) -> Option<Permit> {
         self.patience

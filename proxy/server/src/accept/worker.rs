@@ -80,6 +80,8 @@ impl Handle {
 /// A worker, as seen on its own thread.
 pub(crate) struct Worker {
     pub(crate) lane: Lane,
+    /// Its own, of all lanes.
+    pub(crate) number: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) upstream: Upstream,
     pub(crate) load: Arc<Load>,
@@ -175,6 +177,7 @@ pub(crate) fn start(
     let thread = std::thread::Builder::new().name(name).spawn(move || {
         let worker = Rc::new(Worker {
             lane,
+            number: shared.register_worker(),
             shared,
             upstream: Upstream::new(),
             endings: Rc::new(Endings::of(&load)),
@@ -197,7 +200,6 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Handoff>, mut stop: S
     let mut tidy = tokio::time::interval(TIDY);
     let mut look = tokio::time::interval(patience::LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let index = worker.shared.register_worker();
     loop {
         tokio::select! {
             handoff = inbox.recv() => match handoff {
@@ -206,7 +208,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::Receiver<Handoff>, mut stop: S
             },
             _ = tidy.tick() => {
                 worker.upstream.tidy(clock::now());
-                worker.shared.publish_pools(index, worker.lane, worker.upstream.count());
+                worker.shared.publish_pools(worker.number, worker.lane, worker.upstream.count());
             }
             _ = look.tick() => worker.look_at_the_waiting(),
             _ = stopping(&mut stop) => break,

@@ -3,13 +3,14 @@
 use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{Account, End, QUIET};
+use super::{Account, End, QUIET, initial_events};
 use crate::accept::endings::Ending;
 use crate::upstream::Way;
 
@@ -96,6 +97,7 @@ impl Body {
                 return Self::Whole { bytes, sized };
             }
             account.waits();
+            account.worked();
         }
         Self::Upstream(Box::new(Counted {
             ends: account.ends(),
@@ -150,7 +152,7 @@ impl Counted {
     }
 
     /// The initial state of a watch costs like a LIST and then nothing: its permit goes back when the stream falls
-    /// quiet, for there is no other end to it.
+    /// quiet, if it has not said before that this is its end.
     fn watch_for_quiet(&mut self, cx: &mut Context<'_>) {
         let Some(account) = &mut self.account else {
             return;
@@ -162,7 +164,7 @@ impl Counted {
             .quiet
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(QUIET)));
         if quiet.as_mut().poll(cx).is_ready() {
-            account.delivered();
+            account.delivered(QUIET);
             self.quiet = None;
         }
     }
@@ -232,6 +234,9 @@ impl HttpBody for Body {
                     account.passed(data.len());
                     account.waits();
                     counted.quiet = None;
+                    if account.is_delivering() && initial_events::end_in(data) {
+                        account.delivered(Duration::ZERO);
+                    }
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -11,6 +11,8 @@ use tracing::{debug, info, warn};
 use super::End;
 use crate::accept::worker::Worker;
 use crate::lane::Lane;
+use crate::recent::put;
+use crate::snapshot::Snapshot;
 
 /// What is known about a request before it is sent.
 #[derive(Debug)]
@@ -26,6 +28,12 @@ pub(crate) struct Entry {
     pub(crate) refused: Option<String>,
     /// It came with a credential of the break-glass authority.
     pub(crate) break_glass: bool,
+    /// What the client calls itself.
+    pub(crate) user_agent: Option<http::HeaderValue>,
+    /// The rule that gave it its class.
+    pub(crate) rule: Option<proxy_core::classify::RuleId>,
+    /// What it was admitted as.
+    pub(crate) cost: Duration,
 }
 
 /// What is known at its end.
@@ -37,6 +45,41 @@ pub(crate) struct Finished<'a> {
     pub(crate) bytes: u64,
     pub(crate) waited: Option<Duration>,
     pub(crate) took: Duration,
+}
+
+/// Keeps what an operator may ask about by its audit id.
+pub(crate) fn remember(worker: &Worker, entry: &Entry, snapshot: &Snapshot, of: &Finished<'_>) {
+    worker.shared.recent.note(worker.number, |record| {
+        let header = |value: &Option<http::HeaderValue>, place: &mut String| {
+            let value = value.as_ref().and_then(|value| value.to_str().ok());
+            put(place, value.unwrap_or_default());
+        };
+        header(&entry.audit_id, &mut record.audit_id);
+        header(&entry.user_agent, &mut record.user_agent);
+        put(&mut record.lane, worker.lane.name());
+        put(&mut record.method, entry.method.as_str());
+        put(&mut record.path, entry.path.path());
+        put(&mut record.verb, of.verb);
+        let user = entry.identity.as_ref();
+        put(
+            &mut record.user,
+            user.map_or("", |identity| identity.user()),
+        );
+        put(&mut record.class, of.class);
+        let rule = entry
+            .rule
+            .map_or("", |rule| snapshot.policy.rule_name(rule));
+        put(&mut record.rule, rule);
+        put(
+            &mut record.refused,
+            entry.refused.as_deref().unwrap_or_default(),
+        );
+        record.cost = entry.cost;
+        record.status = of.status;
+        record.waited = of.waited;
+        record.took = of.took;
+        record.bytes = of.bytes;
+    });
 }
 
 pub(crate) fn write(worker: &Worker, entry: &Entry, finished: &Finished<'_>) {

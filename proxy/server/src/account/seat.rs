@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proxy_core::admission::{Cost, Permit};
+use proxy_core::admission::{Cost, Kind, Permit};
 
 use crate::accept::patience::{Hold, Sight};
 use crate::clock;
@@ -38,6 +38,13 @@ impl Seat {
         }
     }
 
+    /// From now on it holds its bytes only.
+    pub(crate) fn rest(&self) {
+        if let Some(hold) = &self.0 {
+            hold.change(|permit| permit.rest(clock::now()));
+        }
+    }
+
     /// The request waits for the server.
     pub(crate) fn goes_on(&self) {
         if let Some(hold) = &self.0 {
@@ -56,7 +63,11 @@ impl Seat {
         hold.outgrown(bytes, |permit| {
             let estimate = permit.estimate();
             let times = bytes / estimate.bytes.max(1);
-            let work_us = estimate.work_us.saturating_mul(times.max(1));
+            let rests = permit.charged().is_some_and(|charged| charged.work_us == 0);
+            let work_us = match permit.kind() {
+                Kind::Short if rests => 0,
+                _ => estimate.work_us.saturating_mul(times.max(1)),
+            };
             permit.true_up(Cost { work_us, bytes }, clock::now());
         });
     }

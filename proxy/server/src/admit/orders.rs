@@ -38,7 +38,7 @@ pub(crate) fn obey(
     if worker.lane == Lane::Reserved || (snapshot.limits.is_empty() && shared.measures.is_empty()) {
         return Ok(Leases::none());
     }
-    let mode = shared.engine.mode_of(asked.identity.tenant());
+    let mode = shared.engine.mode_of(asked.class, asked.identity.tenant());
     if mode == Mode::Off {
         return Ok(Leases::none());
     }

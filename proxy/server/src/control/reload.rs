@@ -14,7 +14,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use crate::clock;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
@@ -101,10 +100,14 @@ fn reload(reloader: &Reloader, shared: &Shared) {
         Ok(snapshot) => {
             // The keys may have changed, and with them what is known about tokens.
             shared.tokens.clear();
-            shared
-                .engine
-                .reconfigure(snapshot.settings.clone(), clock::now());
             shared.snapshot.store(Arc::new(snapshot));
+            let above = shared.change_mode(|changes| changes.len());
+            if above > 0 {
+                warn!(
+                    above,
+                    "changes of the mode made at run time stay above the configuration (`spillway mode`)"
+                );
+            }
             shared
                 .metrics
                 .counter("spillway_config_reloads_total", &[("result", "applied")])

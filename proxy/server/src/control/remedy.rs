@@ -98,7 +98,7 @@ impl Remedy {
             let held = shared.measures.on_tenant(&name, unix);
             let long_enough =
                 held.is_some_and(|since| unix.saturating_sub(since) >= cancel.after.as_secs());
-            let enforced = shared.engine.mode_of(suspect.tenant) == Mode::Enforce;
+            let enforced = shared.engine.mode_of(suspect.class, suspect.tenant) == Mode::Enforce;
             if !(long_enough && enforced && shared.running.has(suspect.tenant)) {
                 continue;
             }
@@ -124,7 +124,7 @@ fn confine(shared: &Shared, culprit: &Culprit, unix: u64) -> Option<u64> {
     let name = shared.names.known(tenant)?;
     if lasted < confine.after
         || culprit.tenant.class == ClassId(0)
-        || shared.engine.mode_of(tenant) != Mode::Enforce
+        || shared.engine.mode_of(culprit.tenant.class, tenant) != Mode::Enforce
     {
         return None;
     }

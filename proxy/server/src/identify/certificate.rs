@@ -11,6 +11,8 @@ use x509_parser::asn1_rs::{Any, Tag};
 use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME};
 use x509_parser::prelude::{ASN1Time, FromDer, Validity, X509Certificate, X509Name};
 
+use super::revoked;
+
 /// The subject attribute that carries a user's UID (AllowParsingUserUIDFromCertAuth).
 const UID_ATTRIBUTE: &str = "1.3.6.1.4.1.57683.2";
 
@@ -24,6 +26,8 @@ pub(crate) struct CertificateIdentity {
     pub(crate) common_name: Box<str>,
     /// `None` when the common name is empty: kube-apiserver has "no opinion" on such a certificate.
     pub(crate) identity: Option<Identity>,
+    /// Its serial number, as the list of revoked ones writes it.
+    pub(crate) serial: Box<str>,
     /// Unix seconds; the certificate says nothing before.
     pub(crate) not_before: u64,
     /// Unix seconds; the certificate says nothing after.
@@ -52,6 +56,7 @@ pub(crate) fn read(der: &[u8]) -> Option<CertificateIdentity> {
     Some(CertificateIdentity {
         common_name: subject.common_name,
         identity,
+        serial: revoked::serial(certificate.raw_serial()),
         not_before,
         not_after,
     })

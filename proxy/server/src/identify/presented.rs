@@ -106,6 +106,9 @@ impl Presented {
             }
             Lane::Reserved => {
                 let authority = snapshot.break_glass_authority.as_ref();
+                if snapshot.revoked.contains(&read.serial) {
+                    return Verdict::Nobody;
+                }
                 if authority.is_some_and(|authority| authority.vouches_for(&self.chain, now)) {
                     user(read, true)
                 } else {

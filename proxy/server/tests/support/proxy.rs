@@ -115,6 +115,7 @@ pub fn config(pki: &Pki, upstream: SocketAddr) -> Config {
     config.listen.reserved = vec![free];
     config.listen.admin = free;
     config.listen.workers = 1;
+    config.admin.socket = None;
     config.upstream.address = upstream;
     config.admission.mode = Mode::Off;
     config
@@ -124,7 +125,7 @@ pub fn config(pki: &Pki, upstream: SocketAddr) -> Config {
 pub fn config_text(pki: &Pki, upstream: SocketAddr, more: &str) -> String {
     format!(
         "pki: {}\nlisten: {{ main: [\"127.0.0.1:0\"], reserved: [\"127.0.0.1:0\"], admin: \"127.0.0.1:0\", workers: 1 }}\n\
-         upstream: {{ address: \"{upstream}\" }}\n{more}",
+         admin: {{ socket: off }}\nupstream: {{ address: \"{upstream}\" }}\n{more}",
         pki.path().display()
     )
 }

@@ -24,7 +24,7 @@ impl<W: Wake> Inner<W> {
                 let hard = self.front.is_hard(class);
                 // What is held beyond the ceiling is what would be waiting.
                 let held = ask.cost.held_us();
-                let could_wait = desk.queue_work(ask) / (ask.cost.work_us / held);
+                let could_wait = desk.reachable_work(ask) / (ask.cost.work_us / held);
                 let fits = ledger.held(class).work() + held <= ledger.ceiling(class) + could_wait;
                 if hard || !fits {
                     let shed = if hard {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
-use crate::admission::{ClassId, Cost, Decision, Kind, Outcome};
+use crate::admission::{ClassId, Cost, Decision, Kind, Outcome, Override};
 use bench::{Bench, ask, excess, settings};
 
 #[test]
@@ -53,6 +53,56 @@ fn waiters_are_refused_at_their_deadline() {
     assert_eq!(bench.tickets.len(), 1);
     bench.tick(200, &excess(15));
     assert_eq!((bench.tickets.len(), bench.permits.len()), (0, 1));
+    bench.end();
+}
+
+#[test]
+fn a_manager_that_begins_its_watches_on_an_idle_server_is_not_refused_for_a_guess() {
+    let mut bench = Bench::new(Settings::default());
+    // Nobody has seen these: half a second each, sixty of them. They take 10 ms.
+    for _ in 0..60 {
+        assert_ne!(bench.offer(ask(1, Kind::Long, 500_000)), "shed");
+    }
+    for _ in 0..60 {
+        bench.tick(10, &excess(0));
+        let ended = bench.permits.remove(0);
+        ended.finish(Outcome::Served, bench.now);
+        bench.read();
+    }
+    assert_eq!(bench.tickets.len(), 0, "all were admitted");
+    bench.end();
+}
+
+#[test]
+fn once_waiting_was_in_vain_no_more_wait_than_can_be_served() {
+    let mut bench = Bench::new(Settings::default());
+    let mut ask = ask(6, Kind::Long, 500_000);
+    let mut herd = |bench: &mut Bench| -> usize {
+        let waits = |_: &u64| {
+            ask.tenant += 1;
+            bench.offer(ask) == "waiting"
+        };
+        (0..100_u64).filter(waits).count()
+    };
+    assert_eq!(herd(&mut bench), 99);
+    // Nothing ends, and their time is up.
+    bench.tick(2_100, &excess(15));
+    bench.tick(100, &excess(15));
+    assert_eq!(bench.tickets.len(), 0);
+    assert_eq!(herd(&mut bench), 4, "two seconds of one core");
+    bench.end();
+}
+
+#[test]
+fn long_requests_of_the_important_wait_longer() {
+    let mut bench = Bench::new(Settings::default());
+    for class in [1, 1, 6] {
+        bench.offer(ask(class, Kind::Long, 200_000));
+    }
+    bench.tick(2_100, &excess(15));
+    assert_eq!(bench.tickets.len(), 1, "that of class 1");
+    bench.tick(6_000, &excess(15));
+    assert_eq!(bench.tickets.len(), 0);
     bench.end();
 }
 
@@ -122,6 +172,66 @@ fn off_and_shadow_admit_everything_and_hold_nothing_back() {
         assert_eq!(bench.engine.view(bench.now).classes[6].uncounted, 100);
         bench.end();
     }
+}
+
+#[test]
+fn a_class_may_differ_in_mode_and_in_whom_it_is_enforced_for() {
+    let mut changed = settings();
+    changed.overrides[6] = Some(Override {
+        mode: Mode::Shadow,
+        enforced_tenants: 1.0,
+    });
+    changed.overrides[5] = Some(Override {
+        mode: Mode::Enforce,
+        enforced_tenants: 0.0,
+    });
+    let mut bench = Bench::new(changed.clone());
+    let mut outcomes = |bench: &mut Bench, class| -> Vec<_> {
+        let offered = (0..20).map(|_| bench.offer(ask(class, Kind::Long, 200_000)));
+        offered.collect()
+    };
+    for class in [5, 6] {
+        let all = outcomes(&mut bench, class);
+        assert!(
+            all.iter().all(|offer| *offer == "admitted"),
+            "{class}: {all:?}"
+        );
+    }
+    let enforced = outcomes(&mut bench, 7);
+    assert!(enforced.contains(&"waiting"), "{enforced:?}");
+    let view = bench.engine.view(bench.now);
+    assert_eq!(
+        (view.classes[6].mode, view.classes[7].mode),
+        (Mode::Shadow, Mode::Enforce)
+    );
+    // Off for one class lets go of whoever waits in it.
+    changed.overrides[7] = Some(Override {
+        mode: Mode::Off,
+        enforced_tenants: 1.0,
+    });
+    bench.engine.reconfigure(changed, bench.now);
+    bench.read();
+    assert!(bench.tickets.is_empty());
+    bench.end();
+}
+
+#[test]
+fn what_is_foreseen_is_what_happens_and_leaves_no_trace() {
+    let mut bench = Bench::new(settings());
+    let long = ask(6, Kind::Long, 200_000);
+    for expected in ["admitted", "waiting", "waiting"] {
+        let before = bench.engine.view(bench.now);
+        let foreseen = bench.engine.foresee(long, bench.now);
+        assert_eq!(bench.engine.view(bench.now), before);
+        assert_eq!(foreseen.mode, Mode::Enforce);
+        assert_eq!(bench.offer(long), expected);
+        match foreseen.fate {
+            Fate::Starts => assert_eq!(expected, "admitted"),
+            Fate::Waits(_) => assert_eq!(expected, "waiting"),
+            Fate::Refused(shed) => panic!("{shed:?}"),
+        }
+    }
+    bench.end();
 }
 
 #[test]
@@ -201,6 +311,49 @@ fn a_chain_of_waiters_that_have_gone_is_not_a_chain_of_calls() {
     drop(first);
     drop(blocker);
     assert_eq!(engine.inner.front.ledgers[1].total(), (0, 0));
+}
+
+#[test]
+fn nobody_presses_the_red_button_alone_by_flooding() {
+    let mut settings = settings();
+    settings.classes[2].max_shed_share = 0.5;
+    let mut bench = Bench::new(settings);
+    let polite = ask(2, Kind::Short, 1_000);
+    for _ in 0..100 {
+        for tenant in 2..5 {
+            bench.offer(Ask { tenant, ..polite });
+        }
+        for _ in 0..1_000 {
+            bench.offer(Ask {
+                tenant: 1,
+                ..polite
+            });
+        }
+        for permit in bench.permits.drain(..) {
+            permit.finish(Outcome::Served, bench.now);
+        }
+        bench.read();
+        bench.tick(100, &excess(0));
+    }
+    let view = bench.engine.view(bench.now).classes[2];
+    assert!(view.shed > 1_000, "{view:?}");
+    assert_eq!(view.forced, 0);
+    bench.end();
+}
+
+#[test]
+fn the_red_button_is_not_pressed_while_the_server_queues() {
+    let mut settings = settings();
+    settings.classes[6].max_shed_share = 0.1;
+    let mut bench = Bench::new(settings);
+    for _ in 0..50 {
+        for _ in 0..5 {
+            bench.offer(ask(6, Kind::Long, 500_000));
+        }
+        bench.tick(100, &excess(100));
+    }
+    assert_eq!(bench.engine.view(bench.now).classes[6].forced, 0);
+    bench.end();
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl<W: Wake> Inner<W> {
                 return self.shed_newcomer(&mut desk, &ask, Shed::Level, now);
             }
         }
-        let deadline = now + desk.settings.queue.deadline(kind);
+        let deadline = now + desk.patience(&ask);
         let max_work = desk.queue_work(&ask);
         let max_waiting = desk.settings.queue.max_waiting;
         let queue = &mut desk.queues[kind.index()][class];
@@ -145,7 +145,7 @@ impl<W: Wake> Inner<W> {
                     else {
                         break;
                     };
-                    let seat = if self.front.mode_for(ask.tenant) == Mode::Enforce {
+                    let seat = if self.front.mode_for(&ask) == Mode::Enforce {
                         match self.front.charge(&ask, now) {
                             Ok(seat) => seat,
                             Err(why) => {

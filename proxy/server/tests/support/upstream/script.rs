@@ -169,6 +169,8 @@ fn apf() -> Response<Payload> {
     let mut response = text(429, "Too many requests, please try again later.");
     let headers = response.headers_mut();
     headers.insert("retry-after", "1".parse().expect("a value"));
+    let plain = "text/plain; charset=utf-8";
+    headers.insert("content-type", plain.parse().expect("a value"));
     headers.insert(
         "x-kubernetes-pf-flowschema-uid",
         "f-1".parse().expect("a value"),

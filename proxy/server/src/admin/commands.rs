@@ -1,0 +1,219 @@
+//! What the commands ask of the running process, and what they change in it.
+//!
+//! Every change is written to the log with who asked for it, before it is answered.
+
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use super::{status, tenants};
+use crate::clock;
+use crate::explain::{self, Question};
+use crate::overrides::{self, ModeChange, ModeName};
+use crate::shared::Shared;
+
+/// The longest a run-time change may be asked to last, in seconds.
+const LONGEST: u64 = 30 * 24 * 3600;
+
+/// The process at the other end of the socket, as the system knows it.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub(super) uid: u32,
+    pub(super) pid: Option<i32>,
+}
+
+impl Caller {
+    fn name(&self) -> String {
+        match self.pid {
+            Some(pid) => format!("uid {} (pid {pid})", self.uid),
+            None => format!("uid {}", self.uid),
+        }
+    }
+}
+
+/// Why a command was not done.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    pub(super) error: String,
+    /// What to do next.
+    pub(super) next: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn request(error: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            error: error.into(),
+            next: None,
+        }
+    }
+
+    fn or_try(self, next: impl Into<String>) -> Self {
+        Self {
+            next: Some(next.into()),
+            ..self
+        }
+    }
+
+    fn not_found(error: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::NOT_FOUND,
+            ..Self::request(error)
+        }
+    }
+}
+
+/// A page of the present state.
+pub(super) fn get(shared: &Shared, path: &str, query: &str) -> Result<Value, Problem> {
+    let json = |value: Result<Value, serde_json::Error>| {
+        value.map_err(|problem| Problem::request(problem.to_string()))
+    };
+    match path {
+        "/status" => json(serde_json::to_value(status::status(shared))),
+        "/tenants" => Ok(tenants::page(shared)),
+        "/mode" => Ok(mode_page(shared)),
+        "/config" => {
+            let snapshot = shared.snapshot.load();
+            json(serde_json::to_value(&snapshot.config))
+        }
+        "/revoked" => {
+            let snapshot = shared.snapshot.load();
+            Ok(json!({
+                "file": snapshot.config.reserved.revoked,
+                "authority": snapshot.config.reserved.client_ca,
+                "serials": snapshot.revoked.serials(),
+            }))
+        }
+        "/recent" => {
+            let id = query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("audit_id="))
+                .unwrap_or_default();
+            match shared.recent.find(id) {
+                Some(record) => json(serde_json::to_value(explain::past(record))),
+                None => Err(Problem::not_found(format!(
+                    "no request with audit id `{id}` among the last few thousand of this process"
+                ))
+                .or_try(
+                    "ask the Spillway of the node that served it, or explain the request itself: \
+                     spillway explain METHOD URL --user USER",
+                )),
+            }
+        }
+        _ => Err(Problem::not_found(
+            "pages: /status /tenants /mode /config /revoked /recent?audit_id=ID",
+        )),
+    }
+}
+
+/// Does what is asked.
+pub(super) fn post(
+    shared: &Shared,
+    caller: &Caller,
+    path: &str,
+    body: &[u8],
+) -> Result<Value, Problem> {
+    match path {
+        "/explain" => {
+            let question: Question = parse(body)?;
+            let explained = explain::live(&question, shared, clock::now())
+                .map_err(|problem| Problem::request(problem.to_string()))?;
+            serde_json::to_value(explained).map_err(|problem| Problem::request(problem.to_string()))
+        }
+        "/mode" => change_mode(shared, caller, parse(body)?),
+        _ => Err(Problem::not_found("commands: /explain /mode")),
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|problem| {
+        Problem::request(format!("the command was not understood: {problem}"))
+            .or_try("use the spillway binary of the version that runs here (`spillway --version`)")
+    })
+}
+
+/// A change of the mode; without one, those in force are taken back.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModeWish {
+    class: Option<String>,
+    mode: Option<ModeName>,
+    percent: Option<f32>,
+    /// Seconds from now.
+    lasts: Option<u64>,
+    reason: Option<String>,
+}
+
+fn change_mode(shared: &Shared, caller: &Caller, wish: ModeWish) -> Result<Value, Problem> {
+    let snapshot = shared.snapshot.load();
+    if let Some(class) = &wish.class
+        && !snapshot
+            .policy
+            .classes()
+            .iter()
+            .any(|known| *known.name == **class)
+    {
+        let classes = snapshot.policy.classes().iter();
+        let known: Vec<&str> = classes.map(|class| &*class.name).collect();
+        return Err(Problem::request(format!("there is no class `{class}`"))
+            .or_try(format!("name one of {}", known.join(", "))));
+    }
+    if wish
+        .percent
+        .is_some_and(|percent| !(0.0..=100.0).contains(&percent))
+    {
+        return Err(Problem::request("a percentage is between 0 and 100"));
+    }
+    if wish
+        .lasts
+        .is_some_and(|lasts| !(1..=LONGEST).contains(&lasts))
+    {
+        return Err(Problem::request("a change lasts between 1s and 30 days")
+            .or_try("for longer, write it into the configuration: admission.mode"));
+    }
+    let now = clock::unix_seconds();
+    let by = caller.name();
+    let class = wish.class.as_deref().unwrap_or("all");
+    let Some(mode) = wish.mode else {
+        let taken =
+            shared.change_mode(|changes| overrides::take_back(changes, wish.class.as_deref()));
+        info!(target: "spillway::audit", %by, class, taken, "run-time mode changes taken back");
+        return Ok(mode_page(shared));
+    };
+    let change = ModeChange {
+        class: wish.class.clone(),
+        mode,
+        percent: wish.percent,
+        until: wish.lasts.map(|lasts| now + lasts),
+        since: now,
+        by: by.clone(),
+        reason: wish.reason.clone(),
+    };
+    warn!(target: "spillway::audit", %by, class, mode = mode.as_str(), percent = wish.percent,
+          until = change.until, reason = wish.reason, "mode changed at run time");
+    shared.change_mode(|changes| overrides::set(changes, change));
+    Ok(mode_page(shared))
+}
+
+fn mode_page(shared: &Shared) -> Value {
+    let snapshot = shared.snapshot.load();
+    let view = shared.engine.view(clock::now());
+    let named = snapshot.classes.iter().zip(&view.classes);
+    let classes: Vec<Value> = named
+        .map(|(class, seen)| {
+            json!({
+                "class": &*class.name,
+                "mode": ModeName::from(seen.mode).as_str(),
+                "percent": seen.enforced_tenants * 100.0,
+            })
+        })
+        .collect();
+    json!({
+        "configured": ModeName::from(snapshot.settings.mode).as_str(),
+        "configured_percent": snapshot.settings.enforced_tenants * 100.0,
+        "classes": classes,
+        "changes": shared.overrides.all(),
+    })
+}
