@@ -23,6 +23,8 @@ mod issuers;
 mod kubectl;
 #[path = "real/limits.rs"]
 mod limits;
+#[path = "real/operators.rs"]
+mod operators;
 #[path = "real/outage.rs"]
 mod outage;
 #[path = "real/reload.rs"]

@@ -3,6 +3,7 @@
 //! Here tower's ready-made parts do the work: a request takes a bounded time, and there is a bounded number of them.
 
 mod commands;
+pub(crate) mod inherit;
 pub(crate) mod socket;
 pub(crate) mod status;
 mod tenants;

@@ -71,9 +71,9 @@ pub(crate) async fn run(
         count = count.wrapping_add(1);
         if count.is_multiple_of(LOOK_TICKS) {
             overloads.look(&shared);
+            end_mode_changes(&shared);
             remedy.look(&shared);
             events.look(&shared);
-            end_mode_changes(&shared);
         }
         if count.is_multiple_of(UPKEEP_TICKS) {
             shared.metrics.upkeep();

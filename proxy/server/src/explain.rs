@@ -207,6 +207,11 @@ fn now(foreseen: &Foresight) -> Now {
         Fate::Refused(shed) => ("refuse", Some(reason(shed))),
     };
     let gate = match foreseen.fate {
+        Fate::Starts if bound.outstanding + foreseen.holds > bound.ceiling => format!(
+            "it holds {} and its class has {}, but as the only one of its class it may start",
+            time(foreseen.holds),
+            time(bound.ceiling)
+        ),
         Fate::Starts => format!(
             "there is room: {} of {} are in use, and it holds {}",
             time(bound.outstanding),

@@ -1,7 +1,7 @@
 //! What an operator changed at run time about the mode, until it expires or is taken back.
 //!
-//! These changes stand above the configuration and survive its reload; a restart returns to the configuration. The last
-//! word counts: a change for all classes takes those for single classes back, a later one for a class stands above it.
+//! These changes stand above the configuration and survive its reload; a process that replaces this one takes them over, a
+//! restart returns to the configuration. The last word counts: a change for all classes takes those for single classes back, a later one for a class stands above it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

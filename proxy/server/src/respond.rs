@@ -94,6 +94,20 @@ fn refusal(refused: &Refused) -> Response<Body> {
     }
 }
 
+/// An audit id for what the apiserver never sees, in the form of its own: with it, `spillway explain` finds the request.
+pub(crate) fn audit_id() -> HeaderValue {
+    let (a, b) = (fastrand::u64(..), fastrand::u64(..));
+    let id = format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        a >> 32,
+        (a >> 16) & 0xffff,
+        a & 0xfff,
+        0x8000 | (b >> 48) & 0x3fff,
+        b & 0xffff_ffff_ffff
+    );
+    HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
 /// A 429 of admission.
 fn too_many(refused: &Refused, retry_after: u32, why: &'static str, class: &str) -> Response<Body> {
     let code = StatusCode::TOO_MANY_REQUESTS;
@@ -114,20 +128,6 @@ fn in_class(
         headers.insert(CLASS, class);
     }
     response
-}
-
-/// An audit id for what the apiserver never sees, in the form of its own: with it, `spillway explain` finds the request.
-pub(crate) fn audit_id() -> HeaderValue {
-    let (a, b) = (fastrand::u64(..), fastrand::u64(..));
-    let id = format!(
-        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-        a >> 32,
-        (a >> 16) & 0xffff,
-        a & 0xfff,
-        0x8000 | (b >> 48) & 0x3fff,
-        b & 0xffff_ffff_ffff
-    );
-    HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
 /// Says beyond which level requests are refused, if any are: clients and layers that know it back off by themselves.

@@ -19,6 +19,7 @@ use crate::accept::places;
 use crate::accept::sockets::{BindError, Given};
 use crate::accept::stopping::{Stop, Stopping};
 use crate::accept::worker::{self, Handoff};
+use crate::admin::inherit;
 use crate::admin::socket::AdminSocket;
 use crate::control::{self, reload::Reloader};
 use crate::lane::Lane;
@@ -288,6 +289,14 @@ impl Running {
         let Some(path) = &admin.socket else {
             return Ok(());
         };
+        let inherited = inherit::mode_changes(path);
+        if !inherited.is_empty() {
+            warn!(
+                changes = inherited.len(),
+                "changes of the mode made at run time are taken over from the process before this one"
+            );
+            shared.change_mode(|changes| *changes = inherited);
+        }
         match AdminSocket::bind(path, admin.group.as_deref()) {
             Err(problem) => {
                 error!(%problem, "no admin socket: the commands (`spillway top`, `mode`, `explain`, …) will not work");

@@ -141,6 +141,31 @@ async fn a_change_is_written_to_the_log_with_who_made_it_and_survives_a_reload()
 }
 
 #[tokio::test]
+async fn a_process_that_replaces_another_takes_its_socket_and_its_changes_over() {
+    let world = world(|_| {});
+    let pki = &world.pki;
+    json(
+        pki,
+        &["mode", "shadow", "--class", "bulk", "--reason", "INC-1"],
+    );
+    let next = Proxy::start(pki, world.upstream.address(), |config| {
+        config.admin.socket = Some(socket(pki));
+        config.admission.mode = config::Mode::Enforce;
+    });
+    let page = json(pki, &["mode"]);
+    assert_eq!(mode_of(&page, "bulk"), "shadow");
+    assert_eq!(page["changes"][0]["reason"], "INC-1");
+    // The one before goes, and the socket stays its successor's.
+    world.proxy.stop().await;
+    assert_eq!(
+        mode_of(&json(&world.pki, &["mode", "configured"]), "bulk"),
+        "enforce"
+    );
+    next.stop().await;
+    assert_eq!(ask(&world.pki, &["mode"]).code, UNAVAILABLE);
+}
+
+#[tokio::test]
 async fn a_request_is_explained_before_it_is_sent_and_after() {
     let world = world(|_| {});
     let pki = &world.pki;

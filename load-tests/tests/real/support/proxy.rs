@@ -108,6 +108,12 @@ impl Proxy {
         self.main
     }
 
+    /// The reserved lane's address.
+    #[allow(dead_code, reason = "for the tests of real_cluster.rs")]
+    pub(crate) fn reserved(&self) -> SocketAddr {
+        self.reserved
+    }
+
     /// A client of the main lane.
     pub(crate) fn client(&self, auth: Auth) -> Result<ApiClient, Error> {
         self.client_at(self.main, auth)

@@ -100,9 +100,9 @@ enum Wanted {
         /// How long it lasts, 1m to 24h.
         #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = super::duration)]
         lasts: Duration,
-        /// A group the person is asserted in; may be given several times. RBAC decides what it may do.
-        #[arg(long = "group", default_value = "system:masters")]
-        groups: Vec<String>,
+        /// The group the person is asserted in, beside `spillway:break-glass`. RBAC decides what it may do.
+        #[arg(long, default_value = "system:masters")]
+        group: String,
         /// Where the kubeconfig is written, mode 0600; `-` is standard output. Never overwrites a file.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
@@ -166,7 +166,7 @@ impl Command for BreakGlassArgs {
                 name,
                 reason,
                 lasts,
-                groups,
+                group,
                 out,
                 target,
                 folder,
@@ -175,7 +175,7 @@ impl Command for BreakGlassArgs {
                     name,
                     reason,
                     lasts,
-                    groups,
+                    group: Some(group),
                 };
                 issue(&folder.dir, &wish, &target, &out)
             }
@@ -201,6 +201,7 @@ impl Command for BreakGlassArgs {
 }
 
 fn init(dir: &Path) -> Result<(), Failed> {
+    let dir = &std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     Authority::create(dir)?;
     eprintln!(
         "created {0}/ca.crt and {0}/ca.key (mode 0600)\n\
@@ -217,7 +218,7 @@ struct Wish {
     name: String,
     reason: String,
     lasts: Duration,
-    groups: Vec<String>,
+    group: Option<String>,
 }
 
 impl Wish {
@@ -241,14 +242,12 @@ impl Wish {
         if !printable(&self.reason) {
             return Err(failed("a reason is needed", "say why: --reason INC-4711"));
         }
-        if let Some(group) = self
-            .groups
-            .iter()
-            .find(|group| !printable(group) || group.len() > 64)
+        if let Some(group) = &self.group
+            && (!printable(group) || group.len() > 64)
         {
             return Err(failed(
                 format!("`{group}` is no group"),
-                "1 to 64 printable letters",
+                "give 1 to 64 printable letters: --group system:masters",
             ));
         }
         if !(SHORTEST..=LONGEST).contains(&self.lasts) {
@@ -266,14 +265,13 @@ fn credential(dir: &Path, wish: &Wish, target: &Target) -> Result<(Kubeconfig, I
     wish.check()?;
     let (server, server_name, server_ca) = target.resolve()?;
     let authority = Authority::open(dir)?;
-    let mut groups = wish.groups.clone();
-    groups.push(MARK.to_owned());
-    let signed = authority.issue(&wish.name, &groups, wish.lasts)?;
+    let signed = authority.issue(&wish.name, wish.group.as_deref(), MARK, wish.lasts)?;
+    let groups = wish.group.iter().cloned().chain([MARK.to_owned()]);
     let now = clock::unix_seconds();
     let issued = Issued {
         serial: signed.serial.clone(),
         name: wish.name.clone(),
-        groups,
+        groups: groups.collect(),
         reason: wish.reason.clone(),
         issued: now,
         ends: now + wish.lasts.as_secs(),
@@ -423,7 +421,7 @@ fn prove(dir: &Path, file: Option<&Path>, target: &Target, output: Format) -> Re
                 reason: "break-glass test".to_owned(),
                 lasts: FOR_A_TEST,
                 // Proves the way in, and may do nothing there.
-                groups: Vec::new(),
+                group: None,
             };
             credential(dir, &wish, target)?.0
         }

@@ -19,8 +19,8 @@ const EXAMPLES: &str = "Examples:
   spillway mode enforce --percent 10              carried out for a tenth of the tenants
   spillway mode configured                        take all run-time changes back
 
-A change stands above the configuration and survives its reload; a restart returns to the
-configuration. The last word counts: a change for all classes takes those of single classes
+A change stands above the configuration and survives its reload and a replacement of the
+process; a restart returns to the configuration. The last word counts: a change for all classes takes those of single classes
 back.";
 
 /// Look at the mode, or change it at run time.

@@ -186,7 +186,7 @@ fn a_class_may_differ_in_mode_and_in_whom_it_is_enforced_for() {
         enforced_tenants: 0.0,
     });
     let mut bench = Bench::new(changed.clone());
-    let mut outcomes = |bench: &mut Bench, class| -> Vec<_> {
+    let outcomes = |bench: &mut Bench, class| -> Vec<_> {
         let offered = (0..20).map(|_| bench.offer(ask(class, Kind::Long, 200_000)));
         offered.collect()
     };

@@ -107,14 +107,15 @@ impl Authority {
         })
     }
 
-    /// Signs a client certificate.
+    /// Signs a client certificate for `name`, in `group` and in the one that marks such access.
     ///
     /// # Errors
     /// When it cannot be made.
     pub(super) fn issue(
         &self,
         name: &str,
-        groups: &[String],
+        group: Option<&str>,
+        mark: &str,
         lasts: Duration,
     ) -> Result<Signed, Failed> {
         let mut number = [0; 16];
@@ -125,10 +126,13 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from_slice(&number));
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
-        for group in groups {
-            params
-                .distinguished_name
-                .push(DnType::OrganizationName, group.as_str());
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, mark);
+        if let Some(group) = group {
+            // The builder keeps one value of each kind; the same kind by its number makes room for a second.
+            let organization = DnType::CustomDnType(vec![2, 5, 4, 10]);
+            params.distinguished_name.push(organization, group);
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -147,5 +151,36 @@ impl Authority {
             key: pair.serialize_pem(),
             serial: revoked::serial(&number).into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+
+    use super::*;
+    use crate::identify::certificate;
+
+    #[test]
+    fn a_certificate_names_the_person_both_groups_and_its_end() {
+        let dir = std::env::temp_dir().join(format!("spillway-authority-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        Authority::create(&dir).expect("made");
+        let hour = Duration::from_secs(3600);
+        let signed = Authority::open(&dir)
+            .and_then(|authority| authority.issue("jane", Some("rollback"), "mark", hour))
+            .expect("signed");
+        let _ = std::fs::remove_dir_all(&dir);
+        let der = CertificateDer::from_pem_slice(signed.certificate.as_bytes()).expect("PEM");
+        let read = certificate::read(&der).expect("a certificate");
+        let identity = read.identity.expect("somebody");
+        assert_eq!(identity.user(), "jane");
+        let mut groups: Vec<&str> = identity.groups().iter().map(|group| &**group).collect();
+        groups.sort_unstable();
+        assert_eq!(groups, ["mark", "rollback"]);
+        assert_eq!(*read.serial, *signed.serial);
+        let lasts = read.not_after - read.not_before;
+        assert!((3_600..=3_600 + 301).contains(&lasts), "{lasts}");
     }
 }

@@ -117,7 +117,18 @@ impl Objects {
 
     fn object(&mut self, mut object: Value) -> Result<(), String> {
         if let Some(Value::Array(items)) = object.get_mut("items").map(Value::take) {
-            return items.into_iter().try_for_each(|item| self.object(item));
+            // The API's own lists do not repeat the kind in each item, as kubectl's do.
+            let list = object
+                .get("kind")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            let kind = list.strip_suffix("List").unwrap_or_default();
+            return items.into_iter().try_for_each(|mut item| {
+                if let Some(item) = item.as_object_mut() {
+                    item.entry("kind").or_insert_with(|| kind.into());
+                }
+                self.object(item)
+            });
         }
         let kind = object
             .get("kind")
