@@ -7,16 +7,22 @@ use std::path::Path;
 use config::{Config, Mode, Percent, schema};
 use serde_json::Value;
 
+/// Name below the folder, and text, of every example; the cookbook's are in a folder of their own.
 fn examples() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let mut found: Vec<(String, String)> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .map(|path| {
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            (name, fs::read_to_string(&path).unwrap())
-        })
-        .collect();
+    let mut found = Vec::new();
+    for (folder, prefix) in [(folder.clone(), ""), (folder.join("cookbook"), "cookbook/")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let name = path.file_name().unwrap().to_str().unwrap();
+                found.push((
+                    format!("{prefix}{name}"),
+                    fs::read_to_string(&path).unwrap(),
+                ));
+            }
+        }
+    }
     found.sort();
     found
 }
@@ -29,7 +35,7 @@ fn example(name: &str) -> Config {
 #[test]
 fn every_example_loads() {
     let examples = examples();
-    assert!(examples.len() >= 4);
+    assert!(examples.len() >= 10);
     for (name, text) in examples {
         if let Err(report) = Config::parse(&text, &name) {
             panic!("{report}");

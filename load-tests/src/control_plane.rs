@@ -67,6 +67,9 @@ pub const SERVER_NAME: &str = "kubernetes";
 pub struct Options {
     /// Flags for kube-apiserver (`--name=value`), after and so above our own.
     pub extra_flags: Vec<String>,
+    /// The loopback address it serves on; `None` for 127.0.0.1. With it the
+    /// kubeconfigs change, too.
+    pub bind: Option<std::net::Ipv4Addr>,
     /// The CPU to confine the control plane to, so that what it uses is not
     /// confused with what the proxy or the load uses.
     pub pin_to_core: Option<usize>,
@@ -221,6 +224,22 @@ impl ControlPlane {
     /// As [`ControlPlane::start`].
     pub fn restart(&mut self) -> Result<(), Error> {
         self.stop();
+        self.launch()
+    }
+
+    /// As [`ControlPlane::restart`], on another address and with other flags of
+    /// the caller's (`--name=value`): as when somebody changes its manifest.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::start`].
+    pub fn restart_at(
+        &mut self,
+        bind: std::net::Ipv4Addr,
+        extra_flags: Vec<String>,
+    ) -> Result<(), Error> {
+        self.stop();
+        self.options.bind = Some(bind);
+        self.options.extra_flags = extra_flags;
         self.launch()
     }
 

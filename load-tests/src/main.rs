@@ -1,4 +1,7 @@
-//! Control planes to test against, storms, and the demonstration.
+//! Control planes to test against, storms, the demonstration, and the proving ground.
+
+#[path = "../../proxy/core/tests/allocations/counting.rs"]
+mod counting;
 
 use std::ffi::OsString;
 use std::io::Read as _;
@@ -9,6 +12,10 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use load_tests::control_plane::{ControlPlane, Options, Who};
 use load_tests::{apiserver, attacks, conformance, demo, transparency, watches};
+
+/// Counts allocations per thread, for the scoreboard's claim that a decision makes none.
+#[global_allocator]
+static ALLOCATOR: counting::Counting = counting::Counting;
 
 #[derive(Debug, Parser)]
 #[command(name = "load-tests", version, about)]
@@ -26,6 +33,8 @@ enum Command {
     Watches(watches::Options),
     Transparency(transparency::Options),
     Conformance(conformance::Options),
+    Simulate(proving::cli::Simulate),
+    Scoreboard(proving::cli::Scoreboard),
     /// Runs a real control plane until standard input ends or Ctrl-C.
     ControlPlane {
         /// Directory for its data, certificates and kubeconfigs; a temporary
@@ -55,6 +64,14 @@ fn main() -> ExitCode {
         Command::Watches(options) => watches::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Transparency(options) => transparency::run(&options),
         Command::Conformance(options) => conformance::run(&options),
+        Command::Simulate(options) => proving::cli::simulate(&options)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(anyhow::Error::from_boxed),
+        Command::Scoreboard(options) => {
+            proving::cli::scoreboard(&options, Some(counting::allocations))
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(anyhow::Error::from_boxed)
+        }
         Command::ControlPlane { dir } => control_plane(dir).map(|()| ExitCode::SUCCESS),
         Command::Spillway { arguments } => {
             let program = OsString::from("spillway");

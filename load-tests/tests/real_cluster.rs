@@ -17,6 +17,8 @@ mod frames;
 mod identity;
 #[path = "real/informers.rs"]
 mod informers;
+#[path = "real/install.rs"]
+mod install;
 #[path = "real/issuers.rs"]
 mod issuers;
 #[path = "real/kubectl.rs"]

@@ -2,7 +2,7 @@
 //! program does by itself (certificates, kubeconfigs, readiness, the first role
 //! binding) is done here for them.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,7 +29,8 @@ pub(super) fn launch(
     let pki_dir = dir.join("pki");
     pki::ensure(&pki_dir, options.key_algorithm, &options.extra_sans)?;
     let port = settle_port(dir)?;
-    let server = format!("https://127.0.0.1:{port}");
+    let bind = options.bind.unwrap_or(Ipv4Addr::LOCALHOST);
+    let server = format!("https://{bind}:{port}");
     write_kubeconfigs(dir, &server)?;
 
     let mut etcd = spawn(etcd_command(binaries, dir), dir, options)?;
@@ -107,7 +108,10 @@ fn apiserver_command(binaries: &Path, dir: &Path, port: u16, options: &Options) 
         format!("--advertise-address={}", pki::ADVERTISE_ADDRESS),
         "--allow-privileged=true".to_owned(),
         "--authorization-mode=Node,RBAC".to_owned(),
-        "--bind-address=127.0.0.1".to_owned(),
+        format!(
+            "--bind-address={}",
+            options.bind.unwrap_or(Ipv4Addr::LOCALHOST)
+        ),
         format!("--client-ca-file={}", pki("ca.crt")),
         "--enable-admission-plugins=NodeRestriction".to_owned(),
         "--enable-bootstrap-token-auth=true".to_owned(),

@@ -117,6 +117,9 @@ fn launch_program(
 ) -> Result<(Process, Ready), Error> {
     let mut command = Command::new(program);
     command.arg("--dir").arg(dir).arg("--exit-on-stdin-close");
+    if let Some(bind) = options.bind {
+        command.arg("--bind").arg(bind.to_string());
+    }
     for name in &options.extra_sans {
         command.arg("--extra-san").arg(name);
     }

@@ -161,9 +161,8 @@ async fn list(client: &ApiClient) -> Result<Ended> {
         .header("accept", "application/json")
         .header("accept-encoding", "gzip")
         .body(Bytes::new())?;
-    let response = match client.open(request).await {
-        Ok(response) => response,
-        Err(_) => return Ok(Ended::Broken),
+    let Ok(response) = client.open(request).await else {
+        return Ok(Ended::Broken);
     };
     if response.status() != 200 {
         let why = response.headers().get("x-spillway-reason");

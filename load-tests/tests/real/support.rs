@@ -32,7 +32,7 @@ pub(crate) use kubectl::{Kubectl, NOBODY, normal};
 pub(crate) use kubelet::Kubelet;
 pub(crate) use plane::{AUDITED_NAMESPACE, Plane, own_plane, plane};
 pub(crate) use process::ProxyProcess;
-pub(crate) use proxy::Proxy;
+pub(crate) use proxy::{Proxy, page};
 pub(crate) use raw::{CLIENT, Raw, RawAnswer};
 
 /// Longer than anything these tests wait for takes on a busy machine.

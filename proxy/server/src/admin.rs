@@ -6,7 +6,7 @@ mod commands;
 pub(crate) mod inherit;
 pub(crate) mod socket;
 pub(crate) mod status;
-mod tenants;
+pub(crate) mod tenants;
 
 use std::convert::Infallible;
 use std::net::TcpListener as StdListener;
@@ -191,6 +191,9 @@ fn refresh(shared: &Shared) {
             gauge("spillway_waiting_requests", &labels, bound.waiting as f64);
             gauge("spillway_turn_bar", &labels, f64::from(bound.bar));
         }
+        metrics
+            .counter("spillway_forced_total", &[("class", name)])
+            .absolute(seen.forced);
     }
     if let Some(level) = shared.engine.level() {
         gauge("spillway_level_class", &[], f64::from(level.class.0));
@@ -235,6 +238,7 @@ fn refresh(shared: &Shared) {
             of_it.count() as f64,
         );
     }
+    configured(shared, &snapshot.config);
     for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {
         gauge(
             "spillway_mode",
@@ -306,6 +310,31 @@ fn refresh(shared: &Shared) {
             "spillway_certificate_expiry_timestamp_seconds",
             &[("role", role)],
             *until as f64,
+        );
+    }
+}
+
+/// Bounds that the configuration sets, so that alerts need not repeat them.
+fn configured(shared: &Shared, config: &config::Config) {
+    let gauge = |name, labels: &[(&'static str, &str)], value: f64| {
+        shared.metrics.gauge(name, labels).set(value);
+    };
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    gauge("spillway_build_info", &version, 1.0);
+    let target = config.admission.probe.target.as_secs_f64();
+    gauge("spillway_probe_target_seconds", &[], target);
+    let connections = |lane: Lane, most: u32| {
+        let labels = [("lane", lane.name())];
+        gauge("spillway_lane_connections_limit", &labels, f64::from(most));
+    };
+    connections(Lane::Main, config.listen.max_connections);
+    // A lane that is switched off has no bounds, and so is not missed.
+    if !config.listen.reserved.is_empty() {
+        connections(Lane::Reserved, config.reserved.max_connections);
+        gauge(
+            "spillway_lane_in_flight_limit",
+            &[("lane", Lane::Reserved.name())],
+            f64::from(config.reserved.max_in_flight),
         );
     }
 }

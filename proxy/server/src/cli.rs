@@ -11,6 +11,7 @@ mod break_glass;
 mod config_show;
 mod explain;
 mod import_apf;
+mod install;
 mod level;
 mod mode;
 mod output;
@@ -68,6 +69,7 @@ enum Commands {
     },
     /// Say what requests are taken to be: for each line `METHOD TARGET` on standard input, one JSON object.
     Attributes,
+    Install(install::Arguments),
     Top(top::TopArgs),
     Explain(explain::ExplainArgs),
     Mode(mode::ModeArgs),
@@ -143,6 +145,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Err(problem) => fail(EX_OSERR, &problem),
             }
         }
+        Commands::Install(arguments) => install::run(&arguments),
         Commands::Top(command) => done(command.run()),
         Commands::Explain(command) => done(command.run()),
         Commands::Mode(command) => done(command.run()),

@@ -44,7 +44,7 @@ mod lane;
 mod lane_call;
 pub mod logging;
 mod measures;
-mod metrics;
+pub mod metrics;
 mod names;
 mod overrides;
 mod recent;

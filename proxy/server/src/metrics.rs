@@ -3,6 +3,9 @@
 //! Handles are resolved when a configuration is loaded, so that counting on the path is one atomic addition. The exporter
 //! keeps raw histogram samples until something drains them, so the admin thread runs its upkeep every few seconds.
 
+mod reference;
+mod zero;
+
 use std::sync::OnceLock;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
@@ -13,6 +16,8 @@ use proxy_core::admission::Shed;
 use proxy_core::attributes::Verb;
 
 use crate::lane::Lane;
+
+pub use reference::{Family, families, reference};
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
@@ -143,7 +148,8 @@ impl Metrics {
             handle: recorder.handle(),
             recorder,
         };
-        metrics.describe();
+        Self::describe(&metrics.recorder);
+        zero::of_process(&metrics);
         Ok(metrics)
     }
 
@@ -175,8 +181,8 @@ impl Metrics {
             .register_histogram(&key(name, labels), &METADATA)
     }
 
-    fn describe(&self) {
-        let recorder = &self.recorder;
+    /// What every family is, for whoever wants to know: the page, and the reference.
+    fn describe(recorder: &impl Recorder) {
         let counters = [
             (
                 "spillway_requests_total",
@@ -205,6 +211,10 @@ impl Metrics {
             (
                 "spillway_culprit_events_total",
                 "Kubernetes Events about culprits, by result.",
+            ),
+            (
+                "spillway_forced_total",
+                "Requests admitted by the red button although they were to be refused, by class.",
             ),
             (
                 "spillway_response_bytes_total",
@@ -278,7 +288,7 @@ impl Metrics {
             ),
             (
                 "spillway_bytes_budget_bytes",
-                "How many of these may be outstanding.",
+                "How many bytes of large answers may be outstanding (`admission.bytes`).",
             ),
             (
                 "spillway_running_requests",
@@ -292,7 +302,10 @@ impl Metrics {
                 "spillway_level_class",
                 "Of the compound level beyond which requests are refused: the class; the number of classes if none is.",
             ),
-            ("spillway_level_user", "Of the same: the user level."),
+            (
+                "spillway_level_user",
+                "Of the compound level beyond which requests are refused: the user level.",
+            ),
             (
                 "spillway_waiting_requests",
                 "Requests that wait for admission, by class.",
@@ -304,6 +317,10 @@ impl Metrics {
             (
                 "spillway_probe_baseline_seconds",
                 "What the probe takes when the server is idle.",
+            ),
+            (
+                "spillway_probe_target_seconds",
+                "Delay above the baseline that counts as queueing (`admission.probe.target`).",
             ),
             ("spillway_tuner_state", "1 for the state the tuner is in."),
             ("spillway_mode", "1 for the mode in force."),
@@ -338,6 +355,15 @@ impl Metrics {
             ),
             ("spillway_lane_connections", "Client connections, by lane."),
             (
+                "spillway_lane_in_flight_limit",
+                "Requests a lane takes at once; only the reserved lane is bounded so, by lane.",
+            ),
+            (
+                "spillway_lane_connections_limit",
+                "Client connections a lane takes at once, by lane.",
+            ),
+            ("spillway_build_info", "1, with the version of this binary."),
+            (
                 "spillway_tunnels",
                 "Open sessions of exec, attach and port-forward, by lane.",
             ),
@@ -352,7 +378,7 @@ impl Metrics {
             ),
             (
                 "spillway_upstream_streams",
-                "Streams in use on them, by pool and traffic.",
+                "Streams in use on connections to the apiserver, by pool and traffic.",
             ),
             (
                 "spillway_certificate_expiry_timestamp_seconds",
@@ -395,6 +421,7 @@ impl std::fmt::Debug for ClassMetrics {
 impl ClassMetrics {
     pub(crate) fn new(metrics: &Metrics, name: &str) -> Self {
         let labels = [("class", name)];
+        zero::of_class(metrics, name);
         Self {
             name: name.to_owned(),
             requests: std::iter::repeat_with(OnceLock::new)

@@ -366,3 +366,6 @@ fn share(percent: config::Percent) -> f32 {
     let share = percent.fraction() as f32;
     share
 }
+
+#[cfg(test)]
+mod cookbook;

@@ -165,20 +165,25 @@ impl Proxy {
 
     /// A page of the admin port: status and text.
     pub(crate) async fn page(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(self.admin).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-        Ok((status.context("no status line")?, body.to_owned()))
+        page(self.admin, path).await
     }
 
     /// All metrics, now.
     pub(crate) async fn metrics(&self) -> anyhow::Result<Metrics> {
         Ok(Metrics(self.page("/metrics").await?.1))
     }
+}
+
+/// A page of an admin port: status and text.
+pub(crate) async fn page(admin: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(admin).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    Ok((status.context("no status line")?, body.to_owned()))
 }
 
 impl Drop for Proxy {

@@ -13,7 +13,22 @@ use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
 /// Tenants with series of their own.
-const SERIES: usize = 20;
+pub(crate) const SERIES: usize = 20;
+/// Name and text of the families written here, all gauges: demand, refused, culprit.
+pub(crate) const FAMILIES: [(&str, &str); 3] = [
+    (
+        "spillway_tenant_demand_cores",
+        "Server time asked for per second, by tenant, for those who ask for most; `other` is the rest.",
+    ),
+    (
+        "spillway_tenant_refused_ratio",
+        "Of the server time a tenant asks for, the share that was refused, for those who ask for most.",
+    ),
+    (
+        "spillway_culprit_share_ratio",
+        "Of all server time asked for, the share of the tenant behind the present overload; absent without one.",
+    ),
+];
 /// Tenants told apart in JSON.
 const LISTED: usize = 100;
 
@@ -107,16 +122,13 @@ pub(super) fn series(shared: &Shared) -> String {
     let mut gauge = |name: &str, help: &str, lines: &str| {
         let _ = write!(page, "# HELP {name} {help}\n# TYPE {name} gauge\n{lines}\n");
     };
-    gauge(
-        "spillway_tenant_demand_cores",
-        "Server time asked for per second, by tenant, for those who ask for most.",
-        &demand,
-    );
-    gauge(
-        "spillway_tenant_refused_ratio",
-        "Share of it that was refused.",
-        &refused,
-    );
+    let [
+        (demand_name, demand_help),
+        (refused_name, refused_help),
+        (culprit_name, culprit_help),
+    ] = FAMILIES;
+    gauge(demand_name, demand_help, &demand);
+    gauge(refused_name, refused_help, &refused);
     let culprit = shared.engine.culprit().map_or(String::new(), |culprit| {
         let tenant = culprit.tenant;
         let shape = tenant.shape.map(|shape| shared.names.of(shape));
@@ -128,11 +140,7 @@ pub(super) fn series(shared: &Shared) -> String {
             tenant.share
         )
     });
-    gauge(
-        "spillway_culprit_share_ratio",
-        "Of all server time asked for, the share of the tenant behind the present overload.",
-        &culprit,
-    );
+    gauge(culprit_name, culprit_help, &culprit);
     page
 }
 

@@ -1,0 +1,248 @@
+//! `deploy/rbac.yaml` on the real server; and Spillway with its eyes shut.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use http::Request;
+use load_tests::control_plane::{
+    Answer, ApiClient, Auth, SeedKind, SeedPlan, Subject, TokenOptions, Who, seed,
+};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::support::{HOUR, PATIENCE, Plane, Proxy, plane, until};
+
+const RBAC: &str = include_str!("../../../../deploy/rbac.yaml");
+
+/// Where objects of a kind are created.
+fn collection(object: &Value) -> Result<String> {
+    let version = object["apiVersion"].as_str().context("no apiVersion")?;
+    let resource = match object["kind"].as_str() {
+        Some("ClusterRole") => "clusterroles",
+        Some("ClusterRoleBinding") => "clusterrolebindings",
+        Some("FlowSchema") => "flowschemas",
+        other => anyhow::bail!("{other:?} is not expected in deploy/rbac.yaml"),
+    };
+    Ok(format!("/apis/{version}/{resource}"))
+}
+
+async fn applied(plane: &Plane) -> Result<Vec<Value>> {
+    let admin = plane.client(Who::SuperAdmin)?;
+    let mut objects = Vec::new();
+    for text in RBAC.split("\n---\n").skip(1) {
+        let object: Value = serde_saphyr::from_str(text)?;
+        let path = collection(&object)?;
+        // A field the server does not know is an error.
+        let target = format!("{path}?fieldValidation=Strict");
+        let answer = admin.post(&target, &object).await?;
+        assert!(
+            matches!(answer.status, 201 | 409),
+            "{path}: {}",
+            answer.json()
+        );
+        let name = object["metadata"]["name"].as_str().context("no name")?;
+        objects.push(admin.get(&format!("{path}/{name}")).await?.json());
+    }
+    Ok(objects)
+}
+
+fn uid<'a>(objects: &'a [Value], name: &str) -> &'a str {
+    let found = objects
+        .iter()
+        .find(|object| object["kind"] == "FlowSchema" && object["metadata"]["name"] == name);
+    found
+        .and_then(|object| object["metadata"]["uid"].as_str())
+        .unwrap_or_default()
+}
+
+/// Asks until priority and fairness puts the call where it should.
+async fn lands(what: &str, client: &ApiClient, path: &str, wanted: &str) {
+    let started = std::time::Instant::now();
+    until(what, async || {
+        let answer = client.get(path).await.ok()?;
+        let schema = answer.headers.get("x-kubernetes-pf-flowschema-uid");
+        let is_there = answer.status == 200 && schema.is_some_and(|schema| schema == wanted);
+        let late = !is_there && started.elapsed() > PATIENCE / 2;
+        assert!(
+            !late,
+            "{what}: {} from {schema:?}, not {wanted}",
+            answer.status
+        );
+        is_there.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_shipped_rules_exempt_the_probe_and_let_a_rollback_happen() -> Result<()> {
+    let Some(plane) = plane() else { return Ok(()) };
+    let objects = applied(&plane).await?;
+    let as_user = |name: &str, groups: &[&str]| {
+        plane.client_with(Auth::Certificate(
+            plane.client_certificate(name, groups, HOUR)?,
+        ))
+    };
+    let probe = as_user("system:spillway-probe", &[])?;
+    lands(
+        "the probe is exempt",
+        &probe,
+        "/livez/ping",
+        uid(&objects, "spillway-probe"),
+    )
+    .await;
+    let ours = as_user("system:spillway", &[])?;
+    until("published keys can be read", async || {
+        (ours.get("/openid/v1/jwks").await.ok()?.status == 200).then_some(())
+    })
+    .await;
+
+    let operator = as_user("jane", &["spillway:rollback"])?;
+    let nodes = "/api/v1/nodes";
+    lands(
+        "the operator is exempt",
+        &operator,
+        nodes,
+        uid(&objects, "spillway-break-glass"),
+    )
+    .await;
+    for (path, status) in [
+        ("/apis/apps/v1/daemonsets", 200),
+        ("/api/v1/pods", 200),
+        ("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", 200),
+        ("/api/v1/namespaces/kube-system/secrets", 403),
+        (
+            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+            403,
+        ),
+    ] {
+        assert_eq!(operator.get(path).await?.status, status, "{path}");
+    }
+    // The rollback itself: a culprit is scaled down and deleted.
+    let admin = plane.client(Who::SuperAdmin)?;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let culprit = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "culprit" },
+        "spec": {
+            "selector": { "matchLabels": { "app": "culprit" } },
+            "template": {
+                "metadata": { "labels": { "app": "culprit" } },
+                "spec": { "containers": [{ "name": "main", "image": "registry.invalid/culprit:1" }] },
+            },
+        },
+    });
+    assert_eq!(admin.post(deployments, &culprit).await?.status, 201);
+    let scale = format!("{deployments}/culprit/scale");
+    assert_eq!(
+        operator
+            .patch(&scale, &json!({ "spec": { "replicas": 0 } }))
+            .await?
+            .status,
+        200
+    );
+    let delete = Request::delete(format!("{deployments}/culprit")).body(bytes::Bytes::new())?;
+    assert_eq!(operator.request(delete).await?.status, 200);
+    // And nobody is made an administrator by it.
+    let other = as_user("joe", &["spillway:break-glass"])?;
+    assert_eq!(other.get(nodes).await?.status, 403);
+    Ok(())
+}
+
+/// LISTs at once.
+const BURST: usize = 60;
+
+async fn burst(client: &ApiClient) -> Result<Vec<Answer>> {
+    let mut calls = JoinSet::new();
+    for _ in 0..BURST {
+        let client = client.clone();
+        calls.spawn(async move { client.get("/api/v1/configmaps").await });
+    }
+    let mut answers = Vec::new();
+    while let Some(answer) = calls.join_next().await {
+        answers.push(answer??);
+    }
+    Ok(answers)
+}
+
+fn shed(answers: &[Answer]) -> usize {
+    let ours = answers
+        .iter()
+        .filter(|answer| answer.headers.contains_key("x-spillway-class"));
+    ours.count()
+}
+
+/// Somebody who may read everything, and something to read.
+async fn reader(plane: &Plane) -> Result<Auth> {
+    let token = plane
+        .service_account_token("blind", "herd", &TokenOptions::default())
+        .await?;
+    let subject = Subject::ServiceAccount {
+        namespace: "blind".to_owned(),
+        name: "herd".to_owned(),
+    };
+    plane.bind_cluster_role(&subject, "view").await?;
+    let plan = SeedPlan {
+        kind: SeedKind::ConfigMaps,
+        namespaces: 2,
+        count: 400,
+        bytes_each: 3000,
+        concurrency: 16,
+    };
+    seed(&plane.client(Who::SuperAdmin)?, plan, |_| ()).await?;
+    Ok(Auth::Token(token))
+}
+
+#[tokio::test]
+async fn when_its_probe_is_not_answered_it_refuses_nobody() -> Result<()> {
+    let Some(plane) = plane() else { return Ok(()) };
+    // A watch never ends: a probe that is neither answered nor refused. The probe must be allowed to.
+    let user = Subject::User("system:spillway-probe".to_owned());
+    plane.bind_cluster_role(&user, "view").await?;
+    let auth = reader(&plane).await?;
+    let probe = Auth::Certificate(plane.client_certificate("system:spillway-probe", &[], HOUR)?);
+    let (probe, straight) = (plane.client_with(probe)?, plane.client_with(auth.clone())?);
+    until("both may read", async || {
+        let probe = probe
+            .get("/api/v1/namespaces/default/configmaps")
+            .await
+            .ok()?;
+        let reader = straight.get("/api/v1/configmaps?limit=1").await.ok()?;
+        ((probe.status, reader.status) == (200, 200)).then_some(())
+    })
+    .await;
+    // Both have room for next to nothing until they have seen more.
+    let tight = |admission: &mut config::Admission| {
+        admission.limit.initial = Duration::from_millis(2);
+        admission.limit.min = Duration::from_millis(1);
+        admission.queue.long_deadline = admission.queue.short_deadline;
+        admission.queue.max_waiting = 2;
+    };
+    let sighted = Proxy::with(&plane, |config| tight(&mut config.admission))?;
+    let blind = Proxy::with(&plane, |config| {
+        tight(&mut config.admission);
+        config.admission.probe.path = "/api/v1/namespaces/default/configmaps?watch=1".to_owned();
+        config.admission.probe.timeout = Duration::from_secs(60);
+    })?;
+    let client = sighted.client(auth.clone())?;
+    until("whoever sees refuses some of the burst", async || {
+        (shed(&burst(&client).await.ok()?) > 0).then_some(())
+    })
+    .await;
+
+    let client = blind.client(auth)?;
+    // How large the answers are, it knows by one of them: the bound on bytes holds for the blind, too.
+    assert_eq!(client.get("/api/v1/configmaps").await?.status, 200);
+    until("it notices that it is blind", async || {
+        let metrics = blind.metrics().await.ok()?;
+        (metrics.sum("spillway_tuner_state", &["state=\"fail_open\""]) == 1.0).then_some(())
+    })
+    .await;
+    let answers = burst(&client).await?;
+    assert_eq!(shed(&answers), 0);
+    // The server may still refuse for itself.
+    assert!(
+        answers
+            .iter()
+            .all(|answer| matches!(answer.status, 200 | 429))
+    );
+    Ok(())
+}
