@@ -76,7 +76,10 @@ async fn every_series_of_the_page_is_as_the_reference_says() {
 /// Names of users have no bound; those told apart do.
 #[tokio::test]
 async fn tenants_beyond_the_twentieth_are_one() {
-    let world = World::with(|config| config.admission.mode = config::Mode::Enforce);
+    let upstream = support::upstream::Settings::default();
+    let world = World::with(upstream, |config| {
+        config.admission.mode = config::Mode::Enforce;
+    });
     let mut clients = Vec::new();
     for number in 0..30 {
         clients.push(world.user(&format!("user-{number}"), &[]).await);
