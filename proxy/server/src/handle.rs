@@ -94,8 +94,11 @@ pub(crate) async fn handle(
             account.entry.refused = Some(error.to_string());
             let mut response = respond::error(&error, watch, fastrand::u32(..));
             respond::tell_level(response.headers_mut(), worker.shared.engine.level());
-            let id = account.entry.audit_id.get_or_insert_with(respond::audit_id);
-            response.headers_mut().insert(AUDIT_ID, id.clone());
+            // Of what could not be read or whose sender is nobody there is nothing to explain.
+            if account.facts.is_some() {
+                let id = account.entry.audit_id.get_or_insert_with(respond::audit_id);
+                response.headers_mut().insert(AUDIT_ID, id.clone());
+            }
             account.answered(response.status().as_u16());
             response
         }

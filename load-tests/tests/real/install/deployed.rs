@@ -86,7 +86,12 @@ async fn the_shipped_rules_exempt_the_probe_and_let_a_rollback_happen() -> Resul
     lands("the probe is exempt", &probe, "/livez/ping", level, &exempt).await;
     let ours = as_user("system:spillway", &[])?;
     until("published keys can be read", async || {
-        (ours.get("/openid/v1/jwks").await.ok()?.status == 200).then_some(())
+        let keys = Request::get("/openid/v1/jwks").header("accept", "application/jwk-set+json");
+        let answer = ours
+            .request(keys.body(bytes::Bytes::new()).ok()?)
+            .await
+            .ok()?;
+        (answer.status == 200).then_some(())
     })
     .await;
 
