@@ -217,13 +217,12 @@ async fn when_its_probe_is_not_answered_it_refuses_nobody() -> Result<()> {
         admission.limit.min = Duration::from_millis(1);
         admission.queue.long_deadline = admission.queue.short_deadline;
         admission.queue.max_waiting = 2;
-        // The same read, many times: each its own call.
-        admission.collapse = config::Collapse::Off;
     };
     let sighted = Proxy::with(&plane, |config| {
         tight(&mut config.admission);
-        // Or it may find in time that there is room for all.
+        // Or it may find in time that there is room for all; and each read is to be a call of its own.
         config.admission.limit.max = config.admission.limit.initial;
+        config.admission.collapse = config::Collapse::Off;
     })?;
     let blind = Proxy::with(&plane, |config| {
         tight(&mut config.admission);
@@ -237,7 +236,8 @@ async fn when_its_probe_is_not_answered_it_refuses_nobody() -> Result<()> {
     .await;
 
     let client = blind.client(auth)?;
-    // How large the answers are, it knows by one of them: the bound on bytes holds for the blind, too.
+    // How large the answers are, it knows by one of them: the bound on bytes holds for the blind, too, which is why
+    // the reads may share their calls here.
     assert_eq!(client.get("/api/v1/configmaps").await?.status, 200);
     until("it notices that it is blind", async || {
         let metrics = blind.metrics().await.ok()?;
