@@ -95,7 +95,7 @@ pub(crate) async fn handle(
             let mut response = respond::error(&error, watch, fastrand::u32(..));
             respond::tell_level(response.headers_mut(), worker.shared.engine.level());
             // Of what could not be read or whose sender is nobody there is nothing to explain.
-            if account.facts.is_some() {
+            if account.class.is_some() {
                 let id = account.entry.audit_id.get_or_insert_with(respond::audit_id);
                 response.headers_mut().insert(AUDIT_ID, id.clone());
             }
