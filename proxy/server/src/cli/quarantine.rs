@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::admin_client::Failed;
+use super::admin_client::{AdminClient, Failed};
 use super::output::{Table, moment, print, span};
 use super::{Command, Reach, operator};
 use crate::clock;
@@ -125,17 +125,7 @@ impl Command for QuarantineArgs {
                 let given = parts
                     .into_iter()
                     .filter_map(|(name, value)| Some((name, value?)));
-                let target: std::collections::BTreeMap<_, _> = given.collect();
-                let done: Value = reach.client().post(
-                    "/quarantine",
-                    &json!({
-                        "target": target,
-                        "action": slow.map_or_else(|| json!("block"), |share| json!({ "slow": share })),
-                        "reason": reason,
-                        "author": operator(),
-                        "seconds": lasts.as_secs(),
-                    }),
-                )?;
+                let done = take(&reach.client(), given, slow, &reason, lasts)?;
                 print(reach.output, &done, |done| told(done, "in force"));
             }
             Wanted::List { reach } => {
@@ -150,6 +140,28 @@ impl Command for QuarantineArgs {
         }
         Ok(())
     }
+}
+
+/// Takes a measure against whoever is all of `target`: lets as much as the share `slow` through, without it nothing.
+///
+/// # Errors
+/// [`Failed`].
+pub(super) fn take(
+    client: &AdminClient,
+    target: impl Iterator<Item = (&'static str, String)>,
+    slow: Option<f32>,
+    reason: &str,
+    lasts: Duration,
+) -> Result<Value, Failed> {
+    let target: std::collections::BTreeMap<_, _> = target.collect();
+    let wish = json!({
+        "target": target,
+        "action": slow.map_or_else(|| json!("block"), |share| json!({ "slow": share })),
+        "reason": reason,
+        "author": operator(),
+        "seconds": lasts.as_secs(),
+    });
+    client.post("/quarantine", &wish)
 }
 
 fn text(value: &Value, key: &str) -> String {
@@ -175,7 +187,7 @@ fn action(measure: &Value) -> String {
     )
 }
 
-fn told(done: &Value, what: &str) -> String {
+pub(super) fn told(done: &Value, what: &str) -> String {
     let measure = done.get("measure").unwrap_or(&Value::Null);
     let expires = measure
         .get("expires")

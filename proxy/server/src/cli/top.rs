@@ -1,5 +1,6 @@
 //! `spillway top`: who costs what, live.
 
+mod form;
 mod screen;
 
 use std::io::IsTerminal as _;
@@ -11,12 +12,13 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 
 use super::admin_client::{AdminClient, Failed};
 use super::output::{Format, print};
-use super::{Command, Reach};
+use super::{Command, Reach, quarantine};
 use crate::admin::status::Status;
+use form::{Next, Wish};
 use screen::Screen;
 
 const EXAMPLES: &str = "Examples:
-  spillway top                     live; arrows select, enter explains, q quits
+  spillway top                     live; arrows select, e explains, Q puts into quarantine, q quits
   spillway top --once              one look, as a table
   spillway top --once -o json | jq '.tenants[0]'
 
@@ -75,7 +77,7 @@ fn live_view(
         if event::poll(left)? {
             if let Event::Key(key) = event::read()?
                 && key.kind == KeyEventKind::Press
-                && press(&mut screen, key)
+                && press(&mut screen, client, key)
             {
                 return Ok(());
             }
@@ -90,19 +92,44 @@ fn live_view(
 }
 
 /// Follows a key; true to quit.
-fn press(screen: &mut Screen, key: KeyEvent) -> bool {
+fn press(screen: &mut Screen, client: &AdminClient, key: KeyEvent) -> bool {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    if control && key.code == KeyCode::Char('c') {
+        return true;
+    }
+    screen.said = None;
+    if let Some(form) = &mut screen.form {
+        match form.press(key) {
+            Next::Stay => return false,
+            Next::Leave => screen.said = Some("nothing is changed".to_owned()),
+            Next::Take(wish) => screen.said = Some(take(client, wish)),
+        }
+        screen.form = None;
+        return false;
+    }
     match key.code {
-        KeyCode::Char('c') if control => return true,
         KeyCode::Esc if screen.explaining => screen.explaining = false,
         KeyCode::Char('q') | KeyCode::Esc => return true,
         KeyCode::Down | KeyCode::Char('j') => screen.select(1),
         KeyCode::Up | KeyCode::Char('k') => screen.select(-1),
         KeyCode::PageDown => screen.select(10),
         KeyCode::PageUp => screen.select(-10),
-        KeyCode::Enter | KeyCode::Char('d') => screen.explaining = !screen.explaining,
+        KeyCode::Enter | KeyCode::Char('e' | 'd') => screen.explaining = !screen.explaining,
+        KeyCode::Char('Q') => screen.ask(),
         KeyCode::Char('p' | ' ') => screen.paused = !screen.paused,
         _ => {}
     }
     false
+}
+
+/// Puts a tenant into quarantine; what came of it.
+fn take(client: &AdminClient, wish: Wish) -> String {
+    let target = [("tenant", Some(wish.tenant)), ("class", wish.class)];
+    let given = target
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
+    match quarantine::take(client, given, wish.slow, &wish.reason, wish.lasts) {
+        Ok(done) => quarantine::told(&done, "in force"),
+        Err(failed) => format!("NOT DONE: {failed}"),
+    }
 }

@@ -6,6 +6,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph, Row, Table, TableState, Wrap};
 
+use super::form::Form;
 use crate::admin::status::{Bound, ClassStatus, Status, Tenant};
 use crate::cli::output::{self, bytes, millis, moment, span};
 use crate::overrides::ModeName;
@@ -29,6 +30,10 @@ pub(super) struct Screen {
     selected: Option<(String, String, String)>,
     pub(super) explaining: bool,
     pub(super) paused: bool,
+    /// What is asked before the selected one is put into quarantine.
+    pub(super) form: Option<Form>,
+    /// What came of the last command.
+    pub(super) said: Option<String>,
 }
 
 fn key(tenant: &Tenant) -> (String, String, String) {
@@ -48,6 +53,8 @@ impl Screen {
             problem: None,
             explaining: false,
             paused: false,
+            form: None,
+            said: None,
         }
     }
 
@@ -85,6 +92,21 @@ impl Screen {
         self.selected = self.status.tenants.get(to).map(key);
     }
 
+    /// Asks about the quarantine of the selected tenant.
+    pub(super) fn ask(&mut self) {
+        let Some(tenant) = self.selection() else {
+            return;
+        };
+        match Form::new(tenant) {
+            Ok(form) => self.form = Some(form),
+            Err(problem) => self.said = Some(problem),
+        }
+    }
+
+    fn selection(&self) -> Option<&Tenant> {
+        self.status.tenants.get(self.position()?)
+    }
+
     pub(super) fn draw(&self, frame: &mut Frame<'_>) {
         let head = self.head();
         let height = |lines: usize| Constraint::Length(u16::try_from(lines).unwrap_or(u16::MAX));
@@ -100,8 +122,10 @@ impl Screen {
         let mut state = TableState::new().with_selected(self.position());
         frame.render_stateful_widget(self.tenants(), tenants, &mut state);
         frame.render_widget(self.keys(), keys);
-        if self.explaining {
-            self.explain(frame);
+        match &self.form {
+            Some(form) => form.draw(frame),
+            None if self.explaining => self.explain(frame),
+            None => {}
         }
     }
 
@@ -212,13 +236,18 @@ impl Screen {
     }
 
     fn keys(&self) -> Line<'static> {
+        if let Some(said) = &self.said {
+            let bold = Style::new().add_modifier(Modifier::BOLD);
+            let words = said.split_whitespace().collect::<Vec<_>>();
+            return Line::styled(words.join(" "), bold);
+        }
         let paused = if self.paused { "  PAUSED" } else { "" };
-        let text = format!("↑↓ select  enter explain  p pause  q quit{paused}");
+        let text = format!("↑↓ select  e explain  Q quarantine  p pause  q quit{paused}");
         Line::styled(text, Style::new().add_modifier(Modifier::DIM))
     }
 
     fn explain(&self, frame: &mut Frame<'_>) {
-        let Some(tenant) = self.position().and_then(|at| self.status.tenants.get(at)) else {
+        let Some(tenant) = self.selection() else {
             return;
         };
         let area = frame.area();
