@@ -53,7 +53,9 @@ impl Change {
 }
 
 fn applies(key: &str) -> Applies {
-    if key.starts_with("listen.") || key.starts_with("admin.") || key == "admission.measures" {
+    let sections = ["listen.", "admin.", "log."];
+    let files = ["admission.state", "admission.measures"];
+    if sections.iter().any(|section| key.starts_with(section)) || files.contains(&key) {
         Applies::Restart
     } else {
         Applies::Live

@@ -26,9 +26,9 @@ mod units;
 
 pub use change::{Applies, Change};
 pub use model::{
-    Admin, Admission, Cancel, CgroupSource, Check, Class, Collapse, Config, Confine,
-    DEFAULT_CLASSES, DEFAULT_PKI, DEFAULT_RESERVED_PORT, DEFAULT_SOCKET, Format, HardLimit,
-    KeyPair, Level, Limit, Listen, Log, Match, Mode, Per, Period, Probe, Queue, Rate,
+    AccessLog, Admin, Admission, AuditLog, Cancel, CgroupSource, Check, Class, Collapse, Config,
+    Confine, DEFAULT_CLASSES, DEFAULT_PKI, DEFAULT_RESERVED_PORT, DEFAULT_SOCKET, Format,
+    HardLimit, KeyPair, Level, Limit, Listen, Log, Match, Mode, Per, Period, Probe, Queue, Rate,
     RequestHeader, RequestHeaders, Reserved, Rule, ServiceAccounts, Stale, Tls, Upstream,
 };
 pub use origin::Origins;

@@ -260,10 +260,21 @@ pub(crate) fn cancel(values: &mut Values<'_, '_>, raw: &raw::Admission) -> Optio
     })
 }
 
-/// Reads `admission.measures`.
+/// Reads `admission.state`.
+pub(crate) fn state(values: &mut Values<'_, '_>, raw: &raw::Admission) -> Option<PathBuf> {
+    let path = raw.state.as_ref()?;
+    Some(values.path("admission.state", Some(path), PathBuf::new()))
+}
+
+/// Reads `admission.measures`; without it they are beside what else is kept.
 pub(crate) fn measures(values: &mut Values<'_, '_>, raw: &raw::Admission) -> Option<PathBuf> {
-    let path = raw.measures.as_ref()?;
-    Some(values.path("admission.measures", Some(path), PathBuf::new()))
+    match &raw.measures {
+        Some(path) => Some(values.path("admission.measures", Some(path), PathBuf::new())),
+        None => {
+            let state = raw.state.as_ref()?.value.trim();
+            Some(PathBuf::from(state).join("measures.json"))
+        }
+    }
 }
 
 /// Reads `admission.culprit_events`.

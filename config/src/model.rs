@@ -15,11 +15,13 @@ use crate::units::{ByteSize, DurationText, serialize_duration};
 
 mod admission;
 mod limits;
+mod log;
 mod operators;
 mod request_header;
 
 pub use admission::{Admission, Class, Collapse, Limit, Match, Mode, Probe, Queue, Rule, Stale};
 pub use limits::{Cancel, Confine, HardLimit, Per, Period, Rate};
+pub use log::{AccessLog, AuditLog, Format, Level, Log};
 pub use operators::{Admin, Check, DEFAULT_SOCKET};
 pub use request_header::RequestHeader;
 
@@ -65,7 +67,7 @@ pub struct Config {
     pub admin: Admin,
     /// `admission`: what is admitted, queued and shed.
     pub admission: Admission,
-    /// `log`: what is written to standard error.
+    /// `log`: what is written to standard error, and the files of who did what.
     pub log: Log,
 }
 
@@ -428,44 +430,4 @@ impl Default for Reserved {
             check: Check::default(),
         }
     }
-}
-
-/// `log`: what is written to standard error.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-#[schemars(default, deny_unknown_fields)]
-pub struct Log {
-    /// `level`: the least serious level written. Default info.
-    pub level: Level,
-    /// `format`: default json.
-    pub format: Format,
-}
-
-/// `log.level`.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// What an operator must act on.
-    Error,
-    /// What an operator should know.
-    Warn,
-    /// Starts, stops, reloads, mode changes.
-    #[default]
-    Info,
-    /// One line per decision.
-    Debug,
-    /// Everything.
-    Trace,
-}
-
-/// `log.format`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// One JSON object per line.
-    #[default]
-    Json,
-    /// One line of text for people.
-    Text,
 }

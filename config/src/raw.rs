@@ -146,6 +146,7 @@ section!(Admission {
     classes: Spanned<Vec<Spanned<Class>>>,
     rules: Vec<Spanned<Rule>>,
     limits: Vec<Spanned<HardLimit>>,
+    state: Scalar,
     measures: Scalar,
     confine_culprit: Spanned<Confine>,
     cancel_culprit: Spanned<Cancel>,
@@ -246,4 +247,19 @@ conditions!(
 section!(Log {
     level: Scalar,
     format: Scalar,
+    access: AccessLog,
+    audit: AuditLog,
+});
+
+section!(AccessLog {
+    file: Scalar,
+    sample: Scalar,
+    max_size: Scalar,
+    keep: Scalar,
+});
+
+section!(AuditLog {
+    file: Scalar,
+    max_size: Scalar,
+    keep: Scalar,
 });

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::{
-    Admission, CgroupSource, Config, DEFAULT_PKI, DEFAULT_RESERVED_PORT, Format, KeyPair, Level,
-    Limit, Listen, Log, Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved,
-    ServiceAccounts, Tls, Upstream,
+    Admission, CgroupSource, Config, DEFAULT_PKI, DEFAULT_RESERVED_PORT, KeyPair, Limit, Listen,
+    Mode, Probe, Queue, RequestHeader, RequestHeaders, Reserved, ServiceAccounts, Tls, Upstream,
 };
 use crate::origin::Origins;
 use crate::raw::{self, Scalar};
@@ -19,6 +18,7 @@ use crate::units::parse_percent;
 use crate::{limits, patterns, rules};
 
 mod degrade;
+mod log;
 mod operators;
 mod values;
 
@@ -347,6 +347,7 @@ impl Values<'_, '_> {
             ),
             rules: rules::rules(self, raw, &classes),
             limits: limits::limits(self, raw, &classes),
+            state: limits::state(self, raw),
             measures: limits::measures(self, raw),
             confine_culprit: limits::confine(self, raw),
             cancel_culprit: limits::cancel(self, raw),
@@ -426,29 +427,6 @@ impl Values<'_, '_> {
                 raw.max_waiting.as_ref(),
                 default.max_waiting,
                 0..=100_000,
-            ),
-        }
-    }
-
-    fn log(&mut self, raw: &raw::Log) -> Log {
-        Log {
-            level: self.choice(
-                "log.level",
-                raw.level.as_ref(),
-                Level::default(),
-                &[
-                    ("error", Level::Error),
-                    ("warn", Level::Warn),
-                    ("info", Level::Info),
-                    ("debug", Level::Debug),
-                    ("trace", Level::Trace),
-                ],
-            ),
-            format: self.choice(
-                "log.format",
-                raw.format.as_ref(),
-                Format::default(),
-                &[("json", Format::Json), ("text", Format::Text)],
             ),
         }
     }

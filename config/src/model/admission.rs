@@ -42,8 +42,11 @@ pub struct Admission {
     pub rules: Vec<Rule>,
     /// `limits`: hard limits beside all of this. Default none.
     pub limits: Vec<HardLimit>,
+    /// `state`: a folder in which run-time changes of the mode, measures and what was learned about costs survive a
+    /// restart; a change needs one. Default none: they end with the process.
+    pub state: Option<PathBuf>,
     /// `measures`: the file in which measures (`spillway quarantine`, `confine_culprit`)
-    /// survive a restart; a change needs one. Default none: they end with the process.
+    /// survive a restart; a change needs one. Default `measures.json` in `state`.
     pub measures: Option<PathBuf>,
     /// `confine_culprit`: confine whoever is behind an overload. Default none.
     pub confine_culprit: Option<Confine>,
@@ -69,6 +72,7 @@ impl Default for Admission {
             classes: Vec::new(),
             rules: Vec::new(),
             limits: Vec::new(),
+            state: None,
             measures: None,
             confine_culprit: None,
             cancel_culprit: None,

@@ -33,7 +33,10 @@ impl Default for Admin {
     }
 }
 
-fn or_off<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn or_off<S: Serializer>(
+    path: &Option<PathBuf>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match path {
         Some(path) => path.serialize(serializer),
         None => serializer.serialize_str("off"),

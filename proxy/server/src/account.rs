@@ -4,6 +4,7 @@
 //! the request was refused. It owns the permit, so that a seat is held as long as the server works and given back
 //! whatever happens; it counts, teaches the cost model and writes the log.
 
+pub(crate) mod access;
 mod body;
 mod initial_events;
 pub(crate) mod learn;
@@ -487,6 +488,6 @@ impl Drop for Account {
             took: now.saturating_since(self.arrived),
         };
         log::remember(self.worker(), &self.entry, &self.snapshot, &finished);
-        log::write(self.worker(), &self.entry, &finished);
+        log::write(self.worker(), &self.entry, &self.snapshot, &finished);
     }
 }

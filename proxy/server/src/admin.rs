@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn as tower_service};
 
 use crate::lane::Lane;
+use crate::logging;
 use crate::measures::Action;
 use crate::shared::Shared;
 
@@ -237,6 +238,8 @@ fn refresh(shared: &Shared) {
         );
     }
     configured(shared, &snapshot.config);
+    let access = shared.access.as_ref().map(|access| access.lines().counts());
+    logging::refresh(metrics, access.as_deref());
     sensors::refresh(shared);
     for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {
         gauge(

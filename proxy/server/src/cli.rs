@@ -49,7 +49,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Commands {
-    /// Run the proxy until SIGTERM or SIGINT; SIGHUP reloads, SIGUSR2 starts a successor that takes over.
+    /// Run the proxy until SIGTERM or SIGINT; SIGHUP reloads, SIGUSR1 opens the log files anew, SIGUSR2 starts a
+    /// successor that takes over.
     Run {
         /// The configuration file.
         #[arg(long, value_name = "FILE", default_value = "/etc/spillway/config.yaml")]

@@ -21,7 +21,7 @@ use proxy_core::admission::{Memory, Signals, probe::Tracker};
 use proxy_core::time::Time;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::clock;
 use crate::overrides;
@@ -92,12 +92,22 @@ pub(crate) async fn run(
 }
 
 /// Ends the changes of the mode whose time is over.
-fn end_mode_changes(shared: &Shared) {
+fn end_mode_changes(shared: &Arc<Shared>) {
     let now = clock::unix_seconds();
     let over = |change: &overrides::ModeChange| change.until.is_some_and(|until| until <= now);
     if shared.overrides.with(|changes| changes.iter().any(over)) {
-        for change in shared.change_mode(|changes| overrides::expire(changes, now)) {
-            warn!(target: "spillway::audit", by = change.by, mode = change.mode.as_str(),
+        let expired = shared.change_mode(|changes| overrides::expire(changes, now));
+        // On a thread that may wait for the disk: this one may not. A successor keeps its own.
+        if !shared.stopping.load(Ordering::Relaxed) {
+            let shared = Arc::clone(shared);
+            drop(tokio::task::spawn_blocking(move || {
+                if let Err(problem) = shared.overrides.save() {
+                    error!(target: "spillway::audit", event = "mode_not_kept", %problem, "changes of the mode could not be kept");
+                }
+            }));
+        }
+        for change in expired {
+            warn!(target: "spillway::audit", event = "mode_expired", by = change.by, mode = change.mode.as_str(),
                   class = change.class.as_deref().unwrap_or("all"), "a change of the mode has expired");
         }
     }

@@ -40,8 +40,10 @@ mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod kept;
 mod lane;
 mod lane_call;
+mod learned;
 pub mod logging;
 mod measures;
 pub mod metrics;

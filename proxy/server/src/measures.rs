@@ -23,8 +23,9 @@ use proxy_core::time::Time;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-pub(crate) use file::FileError;
 pub(crate) use target::Target;
+
+use crate::kept::KeptError;
 
 /// Measures at once.
 pub(crate) const MOST: usize = 256;
@@ -93,7 +94,7 @@ pub(crate) struct Listed {
 pub(crate) struct Done {
     pub(crate) measure: Measure,
     /// Whether it survives a restart; an error if it should and could not be written.
-    pub(crate) kept: Result<bool, FileError>,
+    pub(crate) kept: Result<bool, KeptError>,
 }
 
 /// Why a measure cannot be taken.
@@ -169,13 +170,13 @@ impl Measures {
             .filter_map(|measure| match InForce::new(measure) {
                 Ok(in_force) => Some(Arc::new(in_force)),
                 Err(problem) => {
-                    warn!(target: "spillway::audit", %problem, "a measure of the file means nothing and is left out");
+                    warn!(target: "spillway::audit", event = "measure_lost", %problem, "a measure of the file means nothing and is left out");
                     None
                 }
             })
             .collect();
         for one in &in_force {
-            one.measure.audit("a measure goes on");
+            one.measure.audit("measure_goes_on", "a measure goes on");
         }
         let next = in_force.iter().map(|one| one.measure.id).max().unwrap_or(0);
         Self {
@@ -227,7 +228,7 @@ impl Measures {
         table.push(Arc::new(InForce::new(measure.clone())?));
         *next = measure.id;
         self.publish(table);
-        measure.audit("a measure is taken");
+        measure.audit("measure_taken", "a measure is taken");
         Ok(measure)
     }
 
@@ -239,8 +240,8 @@ impl Measures {
         let removed = table.remove(at);
         self.publish(table);
         drop(lock);
-        removed.measure.audit("a measure is ended");
-        info!(target: "spillway::audit", id, by = author, "who ended it");
+        removed.measure.audit("measure_ended", "a measure is ended");
+        info!(target: "spillway::audit", event = "measure_ended_by", id, by = author, "who ended it");
         Some(Done {
             measure: removed.measure.clone(),
             kept: self.save(),
@@ -264,7 +265,7 @@ impl Measures {
         }
         self.publish(left);
         for one in &over {
-            one.measure.audit("a measure is over");
+            one.measure.audit("measure_over", "a measure is over");
         }
         over.len()
     }
@@ -272,8 +273,8 @@ impl Measures {
     /// Writes what is in force to the file; `false` if there is none. Blocks on the disk.
     ///
     /// # Errors
-    /// [`FileError`]; what was written before is still there.
-    pub(crate) fn save(&self) -> Result<bool, FileError> {
+    /// [`KeptError`]; what was written before is still there.
+    pub(crate) fn save(&self) -> Result<bool, KeptError> {
         let Some(file) = &self.file else {
             return Ok(false);
         };
@@ -407,13 +408,13 @@ impl NewMeasure {
 }
 
 impl Measure {
-    fn audit(&self, what: &str) {
+    fn audit(&self, event: &str, what: &str) {
         let target = serde_json::to_string(&self.target).unwrap_or_default();
         let action = match self.action {
             Action::Block => "block".to_owned(),
             Action::Slow(share) => format!("slow to {:.1} %", f64::from(share) * 100.0),
         };
-        warn!(target: "spillway::audit", id = self.id, target, action, reason = self.reason, author = self.author,
+        warn!(target: "spillway::audit", event, id = self.id, target, action, reason = self.reason, author = self.author,
               created = self.created, expires = self.expires, "{what}");
     }
 }

@@ -251,6 +251,10 @@ impl Metrics {
                 "Configuration reloads, by result.",
             ),
             (
+                "spillway_log_lines_total",
+                "Lines for the log files, by log and what became of them.",
+            ),
+            (
                 "spillway_probes_total",
                 "Probes of the apiserver, by result.",
             ),
@@ -367,6 +371,10 @@ impl Metrics {
             (
                 "spillway_lane_connections_limit",
                 "Client connections a lane takes at once, by lane.",
+            ),
+            (
+                "spillway_log_writable",
+                "1 if the last lines for a log file could be written, 0 if not, by log.",
             ),
             ("spillway_build_info", "1, with the version of this binary."),
             (

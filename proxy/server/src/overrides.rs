@@ -1,13 +1,24 @@
 //! What an operator changed at run time about the mode, until it expires or is taken back.
 //!
-//! These changes stand above the configuration and survive its reload; a process that replaces this one takes them over, a
-//! restart returns to the configuration. The last word counts: a change for all classes takes those for single classes back, a later one for a class stands above it.
+//! These changes stand above the configuration and survive its reload; a process that replaces this one takes them over. They
+//! survive a restart where a folder is configured (`admission.state`), else a restart returns to the configuration. The last
+//! word counts: a change for all classes takes those for single classes back, a later one for a class stands above it.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use proxy_core::admission::{Mode, Override, Settings};
 use proxy_core::classify::Policy;
 use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+
+use crate::kept::{self, KeptError};
+
+/// The file's name in `admission.state`.
+const NAME: &str = "mode.json";
+const VERSION: u32 = 1;
+/// More than all changes there may be can take, in bytes: one for each class.
+const LONGEST: u64 = 1 << 20;
 
 /// A mode, as operators write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,11 +78,73 @@ pub(crate) struct ModeChange {
 
 /// All changes in force: at most one for all classes, and one per class.
 #[derive(Debug, Default)]
-pub(crate) struct Overrides(Mutex<Vec<ModeChange>>);
+pub(crate) struct Overrides {
+    changes: Mutex<Vec<ModeChange>>,
+    file: Option<PathBuf>,
+    /// One writes at a time, so that the last one has the last word.
+    writing: Mutex<()>,
+}
+
+/// What the file holds.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    version: u32,
+    changes: Vec<ModeChange>,
+}
 
 impl Overrides {
+    /// Those that were kept in `folder` and are still in force at `now` (Unix seconds). A file that cannot be understood is
+    /// put aside, and the configuration holds.
+    pub(crate) fn load(folder: Option<&Path>, now: u64) -> Self {
+        let Some(path) = folder.map(|folder| folder.join(NAME)) else {
+            return Self::default();
+        };
+        let found = match kept::read::<Kept>(&path, LONGEST) {
+            Ok(None) => Ok(Vec::new()),
+            Ok(Some(found)) if found.version == VERSION => Ok(found.changes),
+            Ok(Some(found)) => Err(format!("its version is {}, not {VERSION}", found.version)),
+            Err(problem) => Err(problem),
+        };
+        let mut changes = found.unwrap_or_else(|problem| {
+            let path_shown = path.display();
+            error!(target: "spillway::audit", event = "mode_lost", path = %path_shown, problem,
+                   "the changes of the mode of the last run cannot be read, and are not in force");
+            if let Err(problem) = kept::put_aside(&path) {
+                warn!(path = %path_shown, %problem, "nor can the file be put aside");
+            }
+            Vec::new()
+        });
+        expire(&mut changes, now);
+        for change in &changes {
+            warn!(target: "spillway::audit", event = "mode_goes_on", by = change.by,
+                  class = change.class.as_deref().unwrap_or("all"), mode = change.mode.as_str(), percent = change.percent,
+                  until = change.until, reason = change.reason, "a change of the mode goes on");
+        }
+        Self {
+            changes: Mutex::new(changes),
+            file: Some(path),
+            writing: Mutex::default(),
+        }
+    }
+
+    /// Writes what is in force to the file; `false` if there is none. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`KeptError`]; what was written before is still there.
+    pub(crate) fn save(&self) -> Result<bool, KeptError> {
+        let Some(path) = &self.file else {
+            return Ok(false);
+        };
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = Kept {
+            version: VERSION,
+            changes: self.all(),
+        };
+        kept::write(path, &kept).map(|()| true)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<ModeChange>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Holds all other changes off while `act` works on them.

@@ -19,10 +19,13 @@ use crate::accept::places;
 use crate::accept::sockets::{BindError, Given};
 use crate::accept::stopping::{Stop, Stopping};
 use crate::accept::worker::{self, Handoff};
+use crate::account::access::Access;
 use crate::admin::inherit;
 use crate::admin::socket::AdminSocket;
 use crate::control::{self, reload::Reloader};
 use crate::lane::Lane;
+use crate::learned;
+use crate::logging::{self, Writing};
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, SnapshotError};
@@ -65,6 +68,8 @@ pub struct Running {
     workers: Vec<worker::Handle>,
     loads: Vec<Arc<worker::Load>>,
     threads: Vec<JoinHandle<()>>,
+    /// Ends last, with what the others had to say.
+    access_log: Option<Writing>,
 }
 
 /// Reads every file `config` names, binds every address and starts all threads. `file` is where `config` came from; it
@@ -121,7 +126,10 @@ pub fn start_on(
     let admin = admin_socket.local_addr()?;
 
     let engine = Arc::new(Engine::new(snapshot.settings.clone(), clock::now()));
-    let shared = Arc::new(Shared::new(snapshot, engine, metrics));
+    let (access, access_log) = logging::access(&snapshot.config.log)?.unzip();
+    let access = access.map(|lines| Access::new(lines, &snapshot.config.log.access));
+    let shared = Arc::new(Shared::new(snapshot, engine, metrics, access));
+    remember(&shared);
     let (close, closed) = watch::channel(false);
     let (stop, stopping) = watch::channel(None);
     let (relieve, relieved) = watch::channel(false);
@@ -137,6 +145,7 @@ pub fn start_on(
         workers: Vec::new(),
         loads: Vec::new(),
         threads: Vec::new(),
+        access_log,
     };
 
     let reloader = Reloader { file };
@@ -178,6 +187,22 @@ pub fn start_on(
     }
     info!(main = ?running.main, reserved = ?running.reserved, admin = %running.admin, workers, "spillway is up");
     Ok(running)
+}
+
+/// What the process before this one knew: as it says itself, or else as it kept it.
+fn remember(shared: &Shared) {
+    let snapshot = shared.snapshot.load();
+    let told = snapshot.config.admin.socket.as_deref();
+    let told = told
+        .and_then(inherit::learned)
+        .and_then(|learned| learned.teach(&shared.costs, clock::unix_seconds()).ok());
+    if let Some(shapes) = told {
+        info!(shapes, "costs are known from the process before this one");
+    } else if let Some(folder) = &snapshot.config.admission.state {
+        learned::load(folder, &shared.costs);
+    }
+    // Those that were kept are in force from the first request on.
+    shared.change_mode(|_| ());
 }
 
 impl Running {
@@ -273,9 +298,18 @@ impl Running {
             std::thread::sleep(LOOK);
         }
         self.close();
+        let first = !self.threads.is_empty();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        // A successor has learned on from what it was told, and keeps that.
+        let state = self.shared.snapshot.load().config.admission.state.clone();
+        if let Some(folder) = state.filter(|_| first && !*self.relieved.borrow())
+            && let Err(problem) = learned::save(&folder, &self.shared.costs)
+        {
+            warn!(%problem, "what was learned about costs could not be kept");
+        }
+        drop(self.access_log.take());
     }
 
     /// Serves the commands. Last of all, so that a predecessor serves them until this process does; without the socket the
@@ -289,13 +323,17 @@ impl Running {
         let Some(path) = &admin.socket else {
             return Ok(());
         };
-        let inherited = inherit::mode_changes(path);
-        if !inherited.is_empty() {
-            warn!(
-                changes = inherited.len(),
-                "changes of the mode made at run time are taken over from the process before this one"
-            );
+        if let Some(inherited) = inherit::mode_changes(path) {
+            if !inherited.is_empty() {
+                warn!(
+                    changes = inherited.len(),
+                    "changes of the mode made at run time are taken over from the process before this one"
+                );
+            }
             shared.change_mode(|changes| *changes = inherited);
+            if let Err(problem) = shared.overrides.save() {
+                error!(%problem, "changes of the mode could not be kept");
+            }
         }
         match AdminSocket::bind(path, admin.group.as_deref()) {
             Err(problem) => {

@@ -11,6 +11,7 @@ use proxy_core::admission::probe::ProbeView;
 use proxy_core::admission::ramp::Ramp;
 use proxy_core::time::Time;
 
+use crate::account::access::Access;
 use crate::admit::running::Running;
 use crate::admit::{Beginner, Waiter};
 use crate::clock;
@@ -66,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) tokens: TokenMemory,
     pub(crate) published_keys: PublishedKeys,
     pub(crate) metrics: Arc<Metrics>,
+    /// The access log, if there is one.
+    pub(crate) access: Option<Access>,
     pub(crate) names: Names,
     pub(crate) measures: Arc<Measures>,
     /// LISTs that could be broken off.
@@ -113,8 +116,11 @@ impl Shared {
         snapshot: Snapshot,
         engine: Arc<Engine<Waiter>>,
         metrics: Arc<Metrics>,
+        access: Option<Access>,
     ) -> Self {
         let measures = snapshot.config.admission.measures.clone();
+        let unix = clock::unix_seconds();
+        let overrides = Overrides::load(snapshot.config.admission.state.as_deref(), unix);
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             engine,
@@ -123,8 +129,9 @@ impl Shared {
             tokens: TokenMemory::new(TOKENS),
             published_keys: PublishedKeys::default(),
             metrics,
+            access,
             names: Names::default(),
-            measures: Arc::new(Measures::load(measures, crate::clock::unix_seconds())),
+            measures: Arc::new(Measures::load(measures, unix)),
             running: Arc::default(),
             signals: SeenSignals::default(),
             stale: Arc::default(),
@@ -134,7 +141,7 @@ impl Shared {
             small_reads: Delays::default(),
             pings: Delays::default(),
             windows: Mutex::default(),
-            overrides: Overrides::default(),
+            overrides,
             recent: Recent::default(),
             lane_check: LaneCheck::default(),
             probe: Mutex::new(ProbeView::calm()),

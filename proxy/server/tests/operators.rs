@@ -1,8 +1,11 @@
 //! The commands for the worst hour, against a running proxy.
 
 mod support;
+#[path = "support/terminal.rs"]
+mod terminal;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,7 +13,8 @@ use support::client::{get, with};
 use support::process::{self, Ended, Process};
 use support::proxy::config_text;
 use support::upstream::{self, Upstream};
-use support::{POD, PODS, Pki, Proxy, World, eventually};
+use support::{POD, PODS, Page, Pki, Proxy, World, eventually, page};
+use terminal::Terminal;
 
 const UNAVAILABLE: Option<i32> = Some(69);
 const REFUSED: Option<i32> = Some(65);
@@ -297,6 +301,149 @@ async fn a_tenant_is_blocked_for_a_reason_listed_released_and_remembered() {
         "nobody named"
     );
     drop(next);
+}
+
+/// What a proxy has learned about the LIST of pods: how often it saw one, and what it takes it for.
+async fn learned(admin: std::net::SocketAddr) -> (u64, f64) {
+    let (_, text) = page::get(admin, "/costs").await;
+    let page: Value = serde_json::from_str(&text).expect("JSON");
+    let shapes = page["shapes"].as_array().expect("shapes");
+    let list = shapes.iter().find(|shape| shape["verb"] == "list");
+    list.map_or((0, 0.0), |list| {
+        let work = list["estimate"]["work_seconds"].as_f64();
+        (
+            list["seen"].as_u64().expect("a number"),
+            work.expect("a number"),
+        )
+    })
+}
+
+#[tokio::test]
+async fn a_restart_in_the_middle_of_an_incident_forgets_nothing() {
+    let with_state = |config: &mut config::Config| {
+        let state = config.pki.join("state");
+        config.admission.measures = Some(state.join("measures.json"));
+        config.admission.state = Some(state);
+    };
+    let World {
+        proxy,
+        upstream,
+        pki,
+    } = world(with_state);
+    let again = || {
+        Proxy::start(&pki, upstream.address(), |config| {
+            config.admin.socket = Some(socket(&pki));
+            config.admission.mode = config::Mode::Enforce;
+            with_state(config);
+        })
+    };
+    let tls = pki.tls().certificate(&pki.user("jane", &[]));
+    let mut jane = support::Client::http2(proxy.main(), &tls).await;
+    for _ in 0..3 {
+        assert_eq!(jane.get(PODS, "echo").await.status, 200);
+    }
+    proxy.until_idle().await;
+    let before = learned(proxy.admin()).await;
+    assert_eq!(before.0, 3);
+    let done = json(&pki, &["mode", "shadow", "--class", "bulk", "--for", "1h"]);
+    assert_eq!(done["kept"], true, "{done}");
+    json(&pki, &["mode", "off", "--class", "nodes", "--for", "1s"]);
+    let add = ["quarantine", "add", "--tenant", "eve", "--reason", "INC-1"];
+    assert_eq!(json(&pki, &add)["kept"], true);
+    proxy.stop().await;
+    eventually("a second has passed", || {
+        let text = std::fs::read_to_string(pki.path().join("state/mode.json"));
+        let kept: Value = serde_json::from_str(&text.expect("kept")).expect("JSON");
+        let changes = kept["changes"].as_array().expect("changes");
+        let now = jiff::Timestamp::now().as_second();
+        let past = |change: &Value| change["until"].as_i64().is_some_and(|until| until <= now);
+        changes.len() < 2 || changes.iter().any(past)
+    })
+    .await;
+
+    let proxy = again();
+    let page = json(&pki, &["mode"]);
+    assert_eq!(mode_of(&page, "bulk"), "shadow");
+    assert_eq!(mode_of(&page, "nodes"), "enforce", "that one has expired");
+    assert_eq!(page["changes"].as_array().expect("changes").len(), 1);
+    assert_eq!(json(&pki, &["quarantine", "list"])[0]["reason"], "INC-1");
+    assert_eq!(learned(proxy.admin()).await, before);
+
+    // Taken back it stays taken back, and by a successor as well.
+    json(&pki, &["mode", "configured"]);
+    let next = again();
+    assert_eq!(learned(next.admin()).await, before, "from the one before");
+    proxy.stop().await;
+    next.stop().await;
+    // What is damaged is put aside and the configuration holds.
+    let state = pki.path().join("state");
+    for name in ["mode.json", "costs.json"] {
+        std::fs::write(state.join(name), "{\"version\":1,").expect("written");
+    }
+    let last = again();
+    assert_eq!(json(&pki, &["mode"])["changes"], serde_json::json!([]));
+    assert!(state.join("mode.json.unreadable").exists());
+    assert_eq!(learned(last.admin()).await.0, 0);
+    let page = Page::fetch(last.admin()).await;
+    assert_eq!(page.sum("spillway_mode_changes", &[]), 0.0);
+    last.stop().await;
+}
+
+#[tokio::test]
+async fn on_a_terminal_the_selected_tenant_is_explained_and_put_into_quarantine() {
+    let world = world(|config| {
+        config.admission.measures = Some(config.pki.join("measures.json"));
+    });
+    let socket = socket(&world.pki);
+    let mut jane = world.user("jane", &[]).await;
+    eventually("the socket is there", || socket.exists()).await;
+    assert_eq!(jane.get(PODS, "echo").await.status, 200);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+    command
+        .args(["top", "--interval", "200ms", "--socket"])
+        .arg(&socket)
+        .env("TERM", "xterm-256color");
+    let mut terminal = Terminal::run(command);
+    let picture = terminal.until("Q quarantine");
+    assert!(picture.contains("TENANT"), "{picture}");
+    // Rows move: whoever asks for most is first, and stays selected.
+    terminal.until("jane");
+    terminal.press("p");
+    terminal.until("PAUSED");
+    let above = |picture: &str| {
+        let tenants = picture.split("TENANT").nth(1).expect("tenants").lines();
+        tenants
+            .skip(1)
+            .take_while(|line| !line.starts_with("jane"))
+            .count()
+    };
+    for _ in 0..above(&terminal.until("PAUSED")) {
+        terminal.press("j");
+    }
+    terminal.press("e");
+    let explained = terminal.until("user level");
+    assert!(explained.contains(" jane "), "{explained}");
+    // Closed again.
+    terminal.press("e");
+    terminal.press("Q");
+    terminal.until(" Quarantine jane ");
+    terminal.press("INC-1\t\u{7f}\u{7f}\u{7f}1h\r");
+    let asked = terminal.until("Put it into quarantine?");
+    assert!(asked.contains("INC-1") && asked.contains("1h"), "{asked}");
+    assert_eq!(jane.get(PODS, "echo").await.status, 200, "not yet");
+    // Enter is no yes.
+    terminal.press("\r");
+    terminal.press("y");
+    let told = terminal.until("in force: block");
+    assert!(told.contains("it survives a restart"), "{told}");
+    assert_eq!(jane.get(PODS, "echo").await.status, 429);
+    let mut bob = world.user("bob", &[]).await;
+    assert_eq!(bob.get(PODS, "echo").await.status, 200);
+    // Left half way, nothing comes of it.
+    terminal.press("Q");
+    terminal.until(" Quarantine jane ");
+    terminal.press("\u{3}");
+    assert_eq!(terminal.end(), Some(0));
 }
 
 #[tokio::test]

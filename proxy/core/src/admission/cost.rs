@@ -16,6 +16,7 @@
 //! set, one of 512, for a search through eight entries.
 
 mod prior;
+mod restore;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

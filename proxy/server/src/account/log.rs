@@ -84,7 +84,22 @@ pub(crate) fn remember(worker: &Worker, entry: &Entry, snapshot: &Snapshot, of: 
     });
 }
 
-pub(crate) fn write(worker: &Worker, entry: &Entry, finished: &Finished<'_>) {
+/// How it ended, in words.
+pub(super) fn end_of(entry: &Entry, finished: &Finished<'_>) -> &'static str {
+    match finished.end {
+        End::Gone => "client gone",
+        End::Broken => "upstream broke off",
+        End::Ended => "ended here",
+        End::Answered => "answered here",
+        End::Complete if entry.joined => "complete, from an identical call",
+        End::Complete => "complete",
+    }
+}
+
+pub(crate) fn write(worker: &Worker, entry: &Entry, snapshot: &Snapshot, finished: &Finished<'_>) {
+    if let Some(access) = &worker.shared.access {
+        access.write(worker, entry, snapshot, finished);
+    }
     let user = entry
         .identity
         .as_ref()
@@ -95,14 +110,7 @@ pub(crate) fn write(worker: &Worker, entry: &Entry, finished: &Finished<'_>) {
         .and_then(|id| id.to_str().ok())
         .unwrap_or("");
     let refused = entry.refused.as_deref().unwrap_or("");
-    let end = match finished.end {
-        End::Gone => "client gone",
-        End::Broken => "upstream broke off",
-        End::Ended => "ended here",
-        End::Answered => "answered here",
-        End::Complete if entry.joined => "complete, from an identical call",
-        End::Complete => "complete",
-    };
+    let end = end_of(entry, finished);
     let waited_ms = finished.waited.unwrap_or_default().as_secs_f64() * 1e3;
     let took_ms = finished.took.as_secs_f64() * 1e3;
     let Finished {
@@ -117,8 +125,9 @@ pub(crate) fn write(worker: &Worker, entry: &Entry, finished: &Finished<'_>) {
     let turned_away = matches!(status, 401 | 403) && finished.end == End::Answered;
     if worker.lane == Lane::Reserved && !turned_away {
         let break_glass = entry.break_glass;
-        info!(target: "spillway::reserved", user, verb, method, path, status, audit_id, %address, break_glass, end,
-              refused, bytes, waited_ms, took_ms, "reserved lane used");
+        let user_agent = super::access::text(entry.user_agent.as_ref());
+        info!(target: "spillway::reserved", event = "reserved_lane_used", user, verb, method, path, status, audit_id, %address,
+              user_agent, break_glass, end, refused, bytes, waited_ms, took_ms, "reserved lane used");
     } else if finished.end == End::Broken || !refused.is_empty() {
         if let Some(suppressed) = worker.throttle.pass(crate::clock::now()) {
             let lane = worker.lane.name();

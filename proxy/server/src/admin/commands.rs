@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::{status, tenants};
 use crate::clock;
 use crate::explain::{self, Question};
+use crate::learned::Learned;
 use crate::measures::{Done, NewMeasure};
 use crate::overrides::{self, ModeChange, ModeName};
 use crate::shared::Shared;
@@ -76,6 +77,7 @@ pub(super) fn get(shared: &Shared, path: &str, query: &str) -> Result<Value, Pro
         "/status" => json(serde_json::to_value(status::status(shared))),
         "/tenants" => Ok(tenants::page(shared)),
         "/mode" => Ok(mode_page(shared)),
+        "/learned" => json(serde_json::to_value(Learned::of(&shared.costs))),
         "/quarantine" => json(serde_json::to_value(shared.measures.list())),
         "/config" => {
             let snapshot = shared.snapshot.load();
@@ -106,7 +108,7 @@ pub(super) fn get(shared: &Shared, path: &str, query: &str) -> Result<Value, Pro
             }
         }
         _ => Err(Problem::not_found(
-            "pages: /status /tenants /mode /quarantine /config /revoked /recent?audit_id=ID",
+            "pages: /status /tenants /mode /learned /quarantine /config /revoked /recent?audit_id=ID",
         )),
     }
 }
@@ -225,8 +227,8 @@ fn change_mode(shared: &Shared, caller: &Caller, wish: ModeWish) -> Result<Value
     let Some(mode) = wish.mode else {
         let taken =
             shared.change_mode(|changes| overrides::take_back(changes, wish.class.as_deref()));
-        info!(target: "spillway::audit", %by, class, taken, "run-time mode changes taken back");
-        return Ok(mode_page(shared));
+        info!(target: "spillway::audit", event = "mode_taken_back", %by, class, taken, "run-time mode changes taken back");
+        return Ok(kept_mode_page(shared));
     };
     let change = ModeChange {
         class: wish.class.clone(),
@@ -237,10 +239,20 @@ fn change_mode(shared: &Shared, caller: &Caller, wish: ModeWish) -> Result<Value
         by: by.clone(),
         reason: wish.reason.clone(),
     };
-    warn!(target: "spillway::audit", %by, class, mode = mode.as_str(), percent = wish.percent,
+    warn!(target: "spillway::audit", event = "mode_changed", %by, class, mode = mode.as_str(), percent = wish.percent,
           until = change.until, reason = wish.reason, "mode changed at run time");
     shared.change_mode(|changes| overrides::set(changes, change));
-    Ok(mode_page(shared))
+    Ok(kept_mode_page(shared))
+}
+
+/// After a change: with what came of keeping it.
+fn kept_mode_page(shared: &Shared) -> Value {
+    let mut page = mode_page(shared);
+    page["kept"] = match shared.overrides.save() {
+        Ok(kept) => json!(kept),
+        Err(problem) => json!(problem.to_string()),
+    };
+    page
 }
 
 fn mode_page(shared: &Shared) -> Value {

@@ -20,8 +20,8 @@ const EXAMPLES: &str = "Examples:
   spillway mode configured                        take all run-time changes back
 
 A change stands above the configuration and survives its reload and a replacement of the
-process; a restart returns to the configuration. The last word counts: a change for all classes takes those of single classes
-back.";
+process, and a restart where admission.state names a folder. The last word counts: a change
+for all classes takes those of single classes back.";
 
 /// Look at the mode, or change it at run time.
 #[derive(Debug, Args)]
@@ -123,8 +123,15 @@ fn table(page: &Value) -> String {
     } else {
         format!("{changes}take back with: spillway mode configured\n")
     };
+    let kept = match page.get("kept") {
+        Some(Value::Bool(false)) if !list("changes").is_empty() => {
+            "it ends with the process: no folder is configured (admission.state)\n".to_owned()
+        }
+        None | Some(Value::Bool(_)) => String::new(),
+        Some(problem) => format!("NOT KEPT: {}\n", problem.as_str().unwrap_or_default()),
+    };
     format!(
-        "configured: {}\n\n{classes}\n{changes}",
+        "configured: {}\n\n{classes}\n{changes}{kept}",
         text(page, "configured")
     )
 }

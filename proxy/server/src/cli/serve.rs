@@ -115,6 +115,7 @@ struct Wishes {
     terminate: Signal,
     interrupt: Signal,
     replace: Signal,
+    reopen: Signal,
     stdin: mpsc::Receiver<()>,
     relieved: watch::Receiver<bool>,
 }
@@ -143,6 +144,7 @@ impl Wishes {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             replace: listen(SignalKind::user_defined2())?,
+            reopen: listen(SignalKind::user_defined1())?,
             stdin,
             relieved,
             runtime,
@@ -155,6 +157,7 @@ impl Wishes {
             terminate,
             interrupt,
             replace,
+            reopen,
             stdin,
             relieved,
         } = self;
@@ -166,6 +169,7 @@ impl Wishes {
                     _ = stdin.recv() => return Wish::Stop,
                     Ok(_) = relieved.wait_for(|relieved| *relieved) => return Wish::Retire,
                     _ = replace.recv() => start_successor(),
+                    _ = reopen.recv() => logging::reopen(),
                 }
             }
         })
@@ -177,6 +181,7 @@ impl Wishes {
             runtime,
             terminate,
             interrupt,
+            reopen,
             stdin,
             ..
         } = self;
@@ -186,6 +191,10 @@ impl Wishes {
                 _ = terminate.recv() => true,
                 _ = interrupt.recv() => true,
                 _ = stdin.recv() => true,
+                _ = reopen.recv() => {
+                    logging::reopen();
+                    false
+                }
                 () = tokio::time::sleep(Duration::from_millis(1)) => false,
             }
         })

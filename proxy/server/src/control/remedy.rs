@@ -47,7 +47,7 @@ impl Remedy {
             save(shared);
         }
         if self.ended > 0 {
-            warn!(target: "spillway::audit", ended = self.ended, "LISTs of the culprit were broken off to relieve the server");
+            warn!(target: "spillway::audit", event = "lists_broken_off", ended = self.ended, "LISTs of the culprit were broken off to relieve the server");
             self.ended = 0;
         }
         let Some(culprit) = shared.engine.culprit() else {
@@ -152,7 +152,7 @@ fn confine(shared: &Shared, culprit: &Culprit, unix: u64) -> Option<u64> {
             Some(measure.expires)
         }
         Err(problem) => {
-            error!(target: "spillway::audit", %problem, "the culprit could not be confined");
+            error!(target: "spillway::audit", event = "culprit_not_confined", %problem, "the culprit could not be confined");
             // Not again every second.
             Some(unix + 60)
         }
@@ -192,7 +192,7 @@ fn save(shared: &Shared) {
     let measures: Arc<Measures> = Arc::clone(&shared.measures);
     drop(tokio::task::spawn_blocking(move || {
         if let Err(problem) = measures.save() {
-            error!(target: "spillway::audit", %problem, "measures could not be kept");
+            error!(target: "spillway::audit", event = "measures_not_kept", %problem, "measures could not be kept");
         }
     }));
 }

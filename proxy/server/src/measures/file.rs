@@ -1,32 +1,17 @@
 //! The file in which measures survive a restart.
-//!
-//! Written whole to a file beside it, which then takes its place: whoever reads finds the old or the new one. What cannot
-//! be understood is put aside and not overwritten, and the proxy starts without it: an apiserver behind a proxy that does
-//! not start helps nobody.
 
-use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use super::Measure;
+use crate::kept::{self, KeptError};
 
 /// More than all measures there may be can take, in bytes.
 const LONGEST: u64 = 4 << 20;
 const VERSION: u32 = 1;
-
-/// Measures could not be kept.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {what}: {source}; the measures hold, but would not survive a restart", path.display())]
-pub(crate) struct FileError {
-    path: PathBuf,
-    what: &'static str,
-    source: std::io::Error,
-}
 
 #[derive(Debug)]
 pub(super) struct File {
@@ -63,9 +48,8 @@ impl File {
             Ok(None) => return Vec::new(),
             Err(problem) => {
                 let path = self.path.display();
-                error!(target: "spillway::audit", %path, problem, "the measures of the last run cannot be read, and are not in force");
-                let aside = beside(&self.path, ".unreadable");
-                if let Err(problem) = fs::rename(&self.path, &aside) {
+                error!(target: "spillway::audit", event = "measure_lost", %path, problem, "the measures of the last run cannot be read, and are not in force");
+                if let Err(problem) = kept::put_aside(&self.path) {
                     warn!(%path, %problem, "nor can the file be put aside");
                 }
                 return Vec::new();
@@ -75,7 +59,7 @@ impl File {
             Ok(measure) => Some(measure),
             Err(problem) => {
                 let path = self.path.display();
-                error!(target: "spillway::audit", %path, %problem, "a measure of the last run is not understood, and not in force");
+                error!(target: "spillway::audit", event = "measure_lost", %path, %problem, "a measure of the last run is not understood, and not in force");
                 None
             }
         };
@@ -83,59 +67,21 @@ impl File {
     }
 
     fn found(&self) -> Result<Option<Found>, String> {
-        let mut text = String::new();
-        let file = match fs::File::open(&self.path) {
-            Ok(file) => file,
-            Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(problem) => return Err(problem.to_string()),
-        };
-        file.take(LONGEST)
-            .read_to_string(&mut text)
-            .map_err(|problem| problem.to_string())?;
-        let found: Found = serde_json::from_str(&text).map_err(|problem| problem.to_string())?;
-        if found.version == VERSION {
-            Ok(Some(found))
-        } else {
-            Err(format!("its version is {}, not {VERSION}", found.version))
+        match kept::read::<Found>(&self.path, LONGEST)? {
+            Some(found) if found.version != VERSION => {
+                Err(format!("its version is {}, not {VERSION}", found.version))
+            }
+            found => Ok(found),
         }
     }
 
     /// Writes what `measures` gives, at once and durably.
-    pub(super) fn write(&self, measures: impl FnOnce() -> Vec<Measure>) -> Result<(), FileError> {
+    pub(super) fn write(&self, measures: impl FnOnce() -> Vec<Measure>) -> Result<(), KeptError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let wrong = |what| {
-            let path = self.path.clone();
-            move |source| FileError { path, what, source }
-        };
         let written = Written {
             version: VERSION,
             measures: measures(),
         };
-        let text = serde_json::to_vec_pretty(&written)
-            .map_err(|problem| wrong("cannot be put into words")(problem.into()))?;
-        let new = beside(&self.path, ".new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)
-            .map_err(wrong("cannot be created"))?;
-        file.write_all(&text)
-            .and_then(|()| file.sync_all())
-            .map_err(wrong("cannot be written"))?;
-        fs::rename(&new, &self.path).map_err(wrong("cannot be replaced"))?;
-        // The name, too, is to survive.
-        let folder = self.path.parent().filter(|folder| *folder != Path::new(""));
-        if let Ok(folder) = fs::File::open(folder.unwrap_or_else(|| Path::new("."))) {
-            let _ = folder.sync_all();
-        }
-        Ok(())
+        kept::write(&self.path, &written)
     }
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }

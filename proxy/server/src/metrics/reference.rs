@@ -179,6 +179,18 @@ const LABELS: &[(&str, &[Label])] = &[
         &[("result", "`applied`, `refused`", 2)],
     ),
     (
+        "spillway_log_lines_total",
+        &[
+            ("log", "`access`, `audit`, `stderr`", 3),
+            (
+                "result",
+                "`written`; `dropped`; `diverted` (to standard error, because the file did not take it); of `stderr` only `dropped`",
+                3,
+            ),
+        ],
+    ),
+    ("spillway_log_writable", &[("log", "`access`, `audit`", 2)]),
+    (
         "spillway_probes_total",
         &[(
             "result",
