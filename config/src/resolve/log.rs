@@ -9,6 +9,7 @@ use crate::units::parse_percent;
 
 impl Values<'_, '_> {
     pub(super) fn log(&mut self, raw: &raw::Log) -> Log {
+        let (no_access, no_audit) = Default::default();
         Log {
             level: self.choice(
                 "log.level",
@@ -28,8 +29,8 @@ impl Values<'_, '_> {
                 Format::default(),
                 &[("json", Format::Json), ("text", Format::Text)],
             ),
-            access: self.access_log(raw.access.as_ref().unwrap_or(&raw::AccessLog::default())),
-            audit: self.audit_log(raw.audit.as_ref().unwrap_or(&raw::AuditLog::default())),
+            access: self.access_log(raw.access.as_ref().unwrap_or(&no_access)),
+            audit: self.audit_log(raw.audit.as_ref().unwrap_or(&no_audit)),
         }
     }
 

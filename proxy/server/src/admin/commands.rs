@@ -247,11 +247,14 @@ fn change_mode(shared: &Shared, caller: &Caller, wish: ModeWish) -> Result<Value
 
 /// After a change: with what came of keeping it.
 fn kept_mode_page(shared: &Shared) -> Value {
-    let mut page = mode_page(shared);
-    page["kept"] = match shared.overrides.save() {
+    let kept = match shared.overrides.save() {
         Ok(kept) => json!(kept),
         Err(problem) => json!(problem.to_string()),
     };
+    let mut page = mode_page(shared);
+    if let Some(page) = page.as_object_mut() {
+        page.insert("kept".to_owned(), kept);
+    }
     page
 }
 
