@@ -86,7 +86,11 @@ async fn no_token_is_written_at_any_level() {
         .tls()
         .certificate(&pki.user("jane", &["system:masters"]));
     for format in ["json", "text"] {
-        let more = format!("log: {{ level: trace, format: {format} }}\n");
+        let files = ["access", "audit"].map(|name| pki.path().join(format!("{name}-{format}.log")));
+        let [access, audit] = files.each_ref().map(|path| path.display());
+        let more = format!(
+            "log: {{ level: trace, format: {format}, access: {{ file: {access} }}, audit: {{ file: {audit} }} }}\n"
+        );
         let file = pki.write("config.yaml", &config_text(&pki, upstream.address(), &more));
         let mut process = Process::start(&file, &[]);
         let (main, reserved, _) = process.addresses();
@@ -98,6 +102,9 @@ async fn no_token_is_written_at_any_level() {
         let (_, log) = tokio::task::spawn_blocking(move || process.end())
             .await
             .expect("no panic");
+        let files = files.map(|path| std::fs::read_to_string(path).expect("a log"));
+        assert!(files.iter().all(|file| file.contains(POD)), "{files:?}");
+        let log = log + &files.concat();
         for line in ["reserved lane used", "request failed", POD] {
             assert!(log.contains(line), "nothing to find a secret in: {log}");
         }
