@@ -29,8 +29,6 @@ mod limits;
 mod operators;
 #[path = "real/outage.rs"]
 mod outage;
-#[path = "real/quarantine.rs"]
-mod quarantine;
 #[path = "real/reload.rs"]
 mod reload;
 #[path = "real/request_header.rs"]

@@ -5,9 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
-use load_tests::control_plane::{
-    ApiClient, Auth, ClientOptions, ControlPlane, Protocol, SERVER_NAME, write_kubeconfig,
-};
+use load_tests::control_plane::{Auth, ControlPlane, SERVER_NAME, write_kubeconfig};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
@@ -32,24 +30,14 @@ impl ProxyProcess {
         dir: &TestDir,
         addresses: Option<(SocketAddr, SocketAddr)>,
     ) -> Result<Self> {
-        Self::configured(plane, dir, addresses, "admin: { socket: off }\n").await
-    }
-
-    /// As [`Self::start`], with `more` sections of the configuration.
-    pub(crate) async fn configured(
-        plane: &ControlPlane,
-        dir: &TestDir,
-        addresses: Option<(SocketAddr, SocketAddr)>,
-        more: &str,
-    ) -> Result<Self> {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let (main, admin) = addresses.unwrap_or((any, any));
         let file = dir.path().join("spillway.yaml");
         let text = format!(
             "pki: {}\n\
              listen: {{ main: [\"{main}\"], reserved: [], admin: \"{admin}\", workers: 2, handover: {} }}\n\
-             upstream: {{ address: \"{}\" }}\n\
-             {more}",
+             admin: {{ socket: off }}\n\
+             upstream: {{ address: \"{}\" }}\n",
             plane.pki_dir().display(),
             dir.path().join("handover.sock").display(),
             plane.server().trim_start_matches("https://"),
@@ -109,18 +97,6 @@ impl ProxyProcess {
         let status = status.context("it does not end")??;
         ensure!(status.success(), "{status}");
         Ok(())
-    }
-
-    /// A client of the main lane.
-    #[allow(dead_code, reason = "not every test file asks by itself")]
-    pub(crate) fn client(&self, auth: Auth) -> Result<ApiClient> {
-        Ok(ApiClient::new(ClientOptions {
-            server: format!("https://{}", self.main),
-            server_name: SERVER_NAME.to_owned(),
-            ca_pem: self.ca_pem.clone(),
-            auth,
-            protocol: Protocol::Negotiated,
-        })?)
     }
 
     /// Writes a kubeconfig for the main lane.
