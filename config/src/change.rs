@@ -53,7 +53,11 @@ impl Change {
 }
 
 fn applies(key: &str) -> Applies {
-    if key.starts_with("listen.") || key.starts_with("admin.") || key == "admission.measures" {
+    if key.starts_with("listen.")
+        || key.starts_with("admin.")
+        || key == "admission.measures"
+        || key == "policy.file"
+    {
         Applies::Restart
     } else {
         Applies::Live

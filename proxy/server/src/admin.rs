@@ -5,6 +5,7 @@
 mod commands;
 mod costs;
 pub(crate) mod inherit;
+mod policy;
 mod sensors;
 pub(crate) mod socket;
 pub(crate) mod status;
@@ -31,6 +32,7 @@ use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn as tower_servic
 
 use crate::lane::Lane;
 use crate::measures::Action;
+use crate::policy::page;
 use crate::shared::Shared;
 
 type Page = Response<Full<Bytes>>;
@@ -238,6 +240,7 @@ fn refresh(shared: &Shared) {
     }
     configured(shared, &snapshot.config);
     sensors::refresh(shared);
+    page::refresh(shared);
     for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {
         gauge(
             "spillway_mode",

@@ -24,6 +24,7 @@ use crate::measures::Measures;
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::overrides::{self, ModeChange, Overrides};
+use crate::policy::Policies;
 use crate::recent::Recent;
 use crate::snapshot::Snapshot;
 use crate::upstream::stale::Store;
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) names: Names,
     pub(crate) measures: Arc<Measures>,
+    /// Policies beside the configuration.
+    pub(crate) policies: Policies,
     /// LISTs that could be broken off.
     pub(crate) running: Arc<Running>,
     pub(crate) signals: SeenSignals,
@@ -115,6 +118,7 @@ impl Shared {
         metrics: Arc<Metrics>,
     ) -> Self {
         let measures = snapshot.config.admission.measures.clone();
+        let policies = Policies::load(snapshot.config.policy.file.clone());
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             engine,
@@ -124,6 +128,7 @@ impl Shared {
             published_keys: PublishedKeys::default(),
             metrics,
             names: Names::default(),
+            policies,
             measures: Arc::new(Measures::load(measures, crate::clock::unix_seconds())),
             running: Arc::default(),
             signals: SeenSignals::default(),

@@ -5,15 +5,15 @@
 //! not start helps nobody.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::io::Read as _;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use super::Measure;
+use crate::durable;
 
 /// More than all measures there may be can take, in bytes.
 const LONGEST: u64 = 4 << 20;
@@ -64,7 +64,7 @@ impl File {
             Err(problem) => {
                 let path = self.path.display();
                 error!(target: "spillway::audit", %path, problem, "the measures of the last run cannot be read, and are not in force");
-                let aside = beside(&self.path, ".unreadable");
+                let aside = durable::beside(&self.path, ".unreadable");
                 if let Err(problem) = fs::rename(&self.path, &aside) {
                     warn!(%path, %problem, "nor can the file be put aside");
                 }
@@ -113,29 +113,6 @@ impl File {
         };
         let text = serde_json::to_vec_pretty(&written)
             .map_err(|problem| wrong("cannot be put into words")(problem.into()))?;
-        let new = beside(&self.path, ".new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)
-            .map_err(wrong("cannot be created"))?;
-        file.write_all(&text)
-            .and_then(|()| file.sync_all())
-            .map_err(wrong("cannot be written"))?;
-        fs::rename(&new, &self.path).map_err(wrong("cannot be replaced"))?;
-        // The name, too, is to survive.
-        let folder = self.path.parent().filter(|folder| *folder != Path::new(""));
-        if let Ok(folder) = fs::File::open(folder.unwrap_or_else(|| Path::new("."))) {
-            let _ = folder.sync_all();
-        }
-        Ok(())
+        durable::replace(&self.path, &text).map_err(|failed| wrong(failed.what)(failed.source))
     }
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
