@@ -3,10 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use proxy_core::admission::Kind;
-use proxy_core::admission::cost::{self, Shape};
-use proxy_core::attributes::{self, Attributes, Encoding, Scope, Source, Verb};
+use proxy_core::admission::cost::Shape;
+use proxy_core::attributes::{self, Attributes, Source, Verb};
 use proxy_core::classify::{ClassId, Client, Policy};
-use proxy_core::hash::Hash;
 use proxy_core::identity::Identity;
 
 use crate::scenario::Spread;
@@ -103,8 +102,9 @@ pub fn read(call: &str, protobuf: bool, identity: &Identity, takes: Takes) -> Op
     let class = Policy::default_policy()
         .classify(&attributes, identity, &client)
         .class;
-    let heavy = attributes.is_collection_read() || attributes.verb == Verb::DeleteCollection;
-    let shape = shape(&attributes);
+    let kind = Kind::of(&attributes);
+    let heavy = kind == Kind::Long;
+    let shape = Shape::of(&attributes, false);
     let etcd = match attributes.verb {
         _ if attributes.mutating() => Etcd::Write,
         Verb::Watch => Etcd::No,
@@ -114,7 +114,7 @@ pub fn read(call: &str, protobuf: bool, identity: &Identity, takes: Takes) -> Op
     };
     Some(Call {
         class,
-        kind: if heavy { Kind::Long } else { Kind::Short },
+        kind,
         shape,
         shape_hash: shape.hash(),
         work: takes.work.max(1.0),
@@ -132,49 +132,6 @@ pub fn read(call: &str, protobuf: bool, identity: &Identity, takes: Takes) -> Op
         flow: flow(&attributes, identity),
         seats: if heavy { seats(takes.bytes) } else { 1 },
     })
-}
-
-/// As the proxy's own stage does it.
-fn shape(attributes: &Attributes<'_>) -> Shape {
-    let collection = attributes.is_collection_read() || attributes.verb == Verb::DeleteCollection;
-    let mut resource = Hash::new()
-        .text(&attributes.api_group)
-        .text(&attributes.resource)
-        .text(&attributes.subresource);
-    if collection {
-        resource = resource.text(&attributes.namespace);
-    }
-    Shape {
-        resource: resource.finish(),
-        verb: match attributes.verb {
-            _ if !attributes.is_resource => cost::Verb::Other,
-            Verb::List => cost::Verb::List,
-            Verb::Watch if attributes.is_initial_state_watch() => cost::Verb::WatchInitial,
-            Verb::Watch => cost::Verb::WatchResume,
-            Verb::Get => cost::Verb::Get,
-            Verb::DeleteCollection => cost::Verb::DeleteCollection,
-            _ if attributes.mutating() => cost::Verb::Write,
-            _ => cost::Verb::Other,
-        },
-        scope: match attributes.scope() {
-            Scope::Cluster => cost::Scope::Cluster,
-            Scope::Namespaced => cost::Scope::Namespace,
-            Scope::Named | Scope::NonResource => cost::Scope::Object,
-        },
-        source: match attributes.served_from() {
-            Source::Cache => cost::Source::Cache,
-            Source::Etcd => cost::Source::Etcd,
-        },
-        encoding: match attributes.encoding {
-            Encoding::Protobuf => cost::Encoding::Protobuf,
-            _ => cost::Encoding::Json,
-        },
-        gzip: false,
-        selector: attributes.field_selector.is_some() || attributes.label_selector.is_some(),
-        limit: attributes
-            .effective_limit()
-            .map(|limit| u32::try_from(limit).unwrap_or(u32::MAX)),
-    }
 }
 
 /// Kubernetes' default FlowSchemas.

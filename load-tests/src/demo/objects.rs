@@ -1,7 +1,8 @@
 //! The objects of the demonstration.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::cast::LABEL;
@@ -291,47 +292,22 @@ pub(crate) fn cluster_role(name: &str, rules: Value, accounts: &[(&str, &str)]) 
 
 /// `metav1.Time`: seconds, UTC.
 fn time(at: SystemTime) -> String {
-    let (date, _) = date_time(at);
-    format!("{date}Z")
+    format!("{:.0}", timestamp(at))
 }
 
 /// `metav1.MicroTime`.
 fn micro_time(at: SystemTime) -> String {
-    let (date, micros) = date_time(at);
-    format!("{date}.{micros:06}Z")
+    format!("{:.6}", timestamp(at))
 }
 
-fn date_time(at: SystemTime) -> (String, u32) {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let seconds = since.as_secs();
-    let (year, month, day) = civil(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    (
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"),
-        since.subsec_micros(),
-    )
-}
-
-/// The Gregorian date of a day since 1970-01-01: years are counted from March,
-/// so that the leap day is the last of its year.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
+fn timestamp(at: SystemTime) -> Timestamp {
+    Timestamp::try_from(at).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
 
     #[test]

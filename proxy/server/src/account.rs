@@ -438,7 +438,7 @@ impl Drop for Account {
         if let Some(keeping) = self.keeping.take()
             && self.end == End::Complete
         {
-            keeping.end(&self.worker().shared.stale, now);
+            keeping.end(now);
         }
         self.release(self.outcome());
         if self.end == End::Gone && !long_running && !self.leases.is_empty() {

@@ -7,9 +7,8 @@ use std::time::Duration;
 use http::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap};
 use http::{StatusCode, request};
 use proxy_core::admission::Kind;
-use proxy_core::admission::cost::{self, Shape};
-use proxy_core::attributes::{self, Attributes, Encoding, RvMode, Scope, Source, Verb};
-use proxy_core::hash::Hash;
+use proxy_core::admission::cost::Shape;
+use proxy_core::attributes::{self, Attributes, RvMode, Verb};
 
 use crate::error::Refused;
 
@@ -91,19 +90,18 @@ const DEADLINE: Duration = Duration::from_secs(10);
 impl Facts {
     pub(crate) fn of(attributes: &Attributes<'_>, headers: &HeaderMap) -> Self {
         let initial_state = attributes.is_initial_state_watch();
-        let collection = attributes.is_collection_read();
-        let heavy = collection || attributes.verb == Verb::DeleteCollection;
+        let kind = Kind::of(attributes);
         Self {
             verb: attributes.verb,
             long_running: attributes.long_running,
             initial_state,
-            traffic: match (attributes.long_running, heavy) {
+            traffic: match (attributes.long_running, kind) {
                 (true, _) => Traffic::Long,
-                (false, true) => Traffic::Bulk,
-                (false, false) => Traffic::Short,
+                (false, Kind::Long) => Traffic::Bulk,
+                (false, Kind::Short) => Traffic::Short,
             },
-            kind: if heavy { Kind::Long } else { Kind::Short },
-            shape: shape(attributes, headers),
+            kind,
+            shape: Shape::of(attributes, accepts_gzip(headers)),
             lease: attributes.resource == "leases" && attributes.api_group == "coordination.k8s.io",
             relayed: attributes.subresource == "proxy" || attributes.verb == Verb::Proxy,
             own_timeout: matches!(
@@ -114,74 +112,12 @@ impl Facts {
     }
 }
 
-/// The hash that shapes have of a resource's collections in the whole cluster.
-pub(crate) fn cluster_resource(group: &str, resource: &str) -> u64 {
-    Hash::new()
-        .text(group)
-        .text(resource)
-        .text("")
-        .text("")
-        .finish()
-}
-
-/// What a request's cost depends on.
-fn shape(attributes: &Attributes<'_>, headers: &HeaderMap) -> Shape {
-    let collection = attributes.is_collection_read() || attributes.verb == Verb::DeleteCollection;
-    let mut resource = Hash::new()
-        .text(&attributes.api_group)
-        .text(&attributes.resource)
-        .text(&attributes.subresource);
-    if collection {
-        resource = resource.text(&attributes.namespace);
-    } else if !attributes.is_resource {
-        // Discovery, health, metrics, openapi: each its own, by the first two segments, so that made-up paths share.
-        let path = attributes.path.trim_start_matches('/');
-        let end = path
-            .match_indices('/')
-            .nth(1)
-            .map_or(path.len(), |(at, _)| at);
-        resource = resource.text(path.get(..end).unwrap_or(path));
-    }
-    Shape {
-        resource: resource.finish(),
-        verb: match attributes.verb {
-            _ if !attributes.is_resource => cost::Verb::Other,
-            Verb::List => cost::Verb::List,
-            Verb::Watch if attributes.is_initial_state_watch() => cost::Verb::WatchInitial,
-            Verb::Watch => cost::Verb::WatchResume,
-            Verb::Get => cost::Verb::Get,
-            Verb::DeleteCollection => cost::Verb::DeleteCollection,
-            Verb::Create | Verb::Update | Verb::Patch | Verb::Delete
-                if !attributes.long_running =>
-            {
-                cost::Verb::Write
-            }
-            _ => cost::Verb::Other,
-        },
-        scope: match attributes.scope() {
-            Scope::Cluster => cost::Scope::Cluster,
-            Scope::Namespaced => cost::Scope::Namespace,
-            Scope::Named | Scope::NonResource => cost::Scope::Object,
-        },
-        source: match attributes.served_from() {
-            Source::Cache => cost::Source::Cache,
-            Source::Etcd => cost::Source::Etcd,
-        },
-        encoding: match attributes.encoding {
-            Encoding::Json | Encoding::Cbor | Encoding::Other => cost::Encoding::Json,
-            Encoding::Protobuf => cost::Encoding::Protobuf,
-            Encoding::Table => cost::Encoding::Table,
-            Encoding::PartialMetadata { .. } => cost::Encoding::Metadata,
-        },
-        gzip: headers.get(ACCEPT_ENCODING).is_some_and(|value| {
-            value
-                .as_bytes()
-                .windows(4)
-                .any(|window| window.eq_ignore_ascii_case(b"gzip"))
-        }),
-        selector: attributes.field_selector.is_some() || attributes.label_selector.is_some(),
-        limit: attributes
-            .effective_limit()
-            .map(|limit| u32::try_from(limit).unwrap_or(u32::MAX)),
-    }
+/// Whether the client accepts gzip, in whatever words.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT_ENCODING).is_some_and(|value| {
+        value
+            .as_bytes()
+            .windows(4)
+            .any(|window| window.eq_ignore_ascii_case(b"gzip"))
+    })
 }

@@ -27,3 +27,30 @@ pub(crate) fn unix_seconds() -> u64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
+
+/// Unix seconds as Kubernetes writes them: `2026-11-22T08:00:00Z`. The bare number after the year 9999.
+pub(crate) fn rfc3339(unix: u64) -> String {
+    i64::try_from(unix)
+        .ok()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+        .map_or_else(|| unix.to_string(), |at| at.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rfc3339;
+
+    #[test]
+    fn times_are_written_as_kubernetes_does() {
+        for (unix, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_733_900_000, "2024-12-11T06:53:20Z"),
+            (4_102_444_800, "2100-01-01T00:00:00Z"),
+            (u64::MAX, "18446744073709551615"),
+        ] {
+            assert_eq!(rfc3339(unix), text);
+        }
+    }
+}

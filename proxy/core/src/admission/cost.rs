@@ -16,6 +16,7 @@
 //! set, one of 512, for a search through eight entries.
 
 mod prior;
+mod shape;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -24,87 +25,13 @@ use super::{Cost, MAX_BYTES, MAX_WORK_US};
 use crate::hash::mix;
 use prior::Stock;
 pub use prior::Stored;
+pub use shape::{Encoding, Scope, Shape, Source, Verb};
 
 const SETS: usize = 512;
 const WAYS: usize = 8;
 
 /// Most shapes remembered.
 pub const CAPACITY: usize = SETS * WAYS;
-
-/// What is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verb {
-    /// One object, read.
-    Get,
-    /// A collection, read.
-    List,
-    /// A watch that begins with the whole state: a LIST in cost.
-    WatchInitial,
-    /// A watch that resumes from a resource version.
-    WatchResume,
-    /// One object, written: create, update, patch, delete.
-    Write,
-    /// A collection, deleted.
-    DeleteCollection,
-    /// Anything else: exec, proxy, discovery, health.
-    Other,
-}
-
-/// Of how much.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// One object.
-    Object,
-    /// A collection in one namespace, or selected by a name or an indexed field.
-    Namespace,
-    /// A collection in the whole cluster.
-    Cluster,
-}
-
-/// From where the server reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// Its watch cache.
-    Cache,
-    /// etcd, or the cache after asking etcd how current it is.
-    Etcd,
-}
-
-/// How the answer is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Encoding {
-    /// JSON, YAML or CBOR.
-    Json,
-    /// Protobuf.
-    Protobuf,
-    /// Metadata only, in any encoding.
-    Metadata,
-    /// Table, as kubectl asks for it.
-    Table,
-}
-
-/// What the cost of a request depends on. Tenant-free: what one tenant's calls cost is
-/// known for the next tenant's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
-    /// Stable hash of group, resource and subresource, and of the namespace for
-    /// collections in one.
-    pub resource: u64,
-    /// What is done.
-    pub verb: Verb,
-    /// Of how much.
-    pub scope: Scope,
-    /// From where.
-    pub source: Source,
-    /// How it is written.
-    pub encoding: Encoding,
-    /// Whether the client accepts gzip; large answers then cost several times the CPU.
-    pub gzip: bool,
-    /// Whether a label or field selector filters the output.
-    pub selector: bool,
-    /// Objects per page at most, where the server honours it; `None` otherwise.
-    pub limit: Option<u32>,
-}
 
 /// How one request of a shape went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

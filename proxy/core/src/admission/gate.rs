@@ -13,7 +13,7 @@ use super::level::Level;
 use super::meter::{Meter, Reading};
 use super::permit::Seat;
 use super::returns::{self, Returns};
-use super::tuner::{Tuner, TunerState};
+use super::tuner::Tuner;
 use super::{Ask, ClassId, Cost, Gate, Kind, MAX_CLASSES, Mode, Settings, slot};
 use crate::hash::mix;
 use crate::time::Time;
@@ -150,19 +150,23 @@ impl Front {
         shares: &[[f32; MAX_CLASSES]; 2],
         bytes_budget: u64,
     ) {
-        let open = tuner.state().0 == TunerState::FailOpen;
+        let part = |bound: u64, share: f32| {
+            let share = if tuner.is_blind() {
+                1.0
+            } else {
+                f64::from(share)
+            };
+            (bound as f64 * share) as u64
+        };
         for kind in Kind::BOTH {
-            let bound = tuner.bound(kind) as f64;
             for (class, share) in shares[kind.index()].iter().enumerate() {
-                let share = if open { 1.0 } else { f64::from(*share) };
-                let ceiling = (bound * share) as u64;
+                let ceiling = part(tuner.bound(kind), *share);
                 self.ledgers[kind.index()].set_ceiling(class, ceiling.max(1));
             }
         }
         // Large answers are long work's.
         for (ceiling, share) in self.byte_ceilings.iter().zip(&shares[Kind::Long.index()]) {
-            let bytes = (bytes_budget as f64 * f64::from(*share)) as u64;
-            ceiling.store(bytes, SeqCst);
+            ceiling.store(part(bytes_budget, *share), SeqCst);
         }
     }
 

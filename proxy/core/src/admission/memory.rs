@@ -104,15 +104,15 @@ impl Budget {
     }
 
     /// Time has passed, and this is what is known of the server's memory now. Unknown memory
-    /// leaves what is configured.
-    pub(super) fn step(&mut self, configured: u64, memory: Option<Memory>, now: Time) {
+    /// leaves the `most` there may be.
+    pub(super) fn step(&mut self, most: u64, memory: Option<Memory>, now: Time) {
         let passed = now.saturating_since(self.at).as_secs_f64();
         self.at = now;
         let Some(memory) = memory else {
-            self.bytes = configured;
+            self.bytes = most;
             return;
         };
-        let wanted = ((memory.room() as f64 / TIMES) as u64).min(configured);
+        let wanted = ((memory.room() as f64 / TIMES) as u64).min(most);
         if wanted <= self.bytes {
             self.bytes = wanted;
             return;

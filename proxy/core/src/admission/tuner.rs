@@ -330,6 +330,11 @@ impl Tuner {
         (self.state, self.reason)
     }
 
+    /// Whether nothing can be judged, and everything is open.
+    pub(super) fn is_blind(&self) -> bool {
+        self.state == TunerState::FailOpen
+    }
+
     pub(super) fn excess(&self) -> Duration {
         self.excess
     }

@@ -63,7 +63,7 @@ pub struct View {
     pub breadth: BoundView,
     /// Bytes in flight of responses that count.
     pub bytes: u64,
-    /// Budget of those.
+    /// Budget of those; [`u64::MAX`] if nothing bounds them, because nothing can be judged.
     pub bytes_budget: u64,
     /// By class, most important first; as many as are set.
     pub classes: Vec<ClassView>,

@@ -5,6 +5,8 @@ use std::io::Write as _;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::clock;
+
 /// `-o`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
@@ -73,8 +75,7 @@ impl std::fmt::Display for Table {
 
 /// Unix seconds as people and scripts write them.
 pub(super) fn moment(unix: u64) -> String {
-    let seconds = i64::try_from(unix).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_second(seconds).map_or_else(|_| unix.to_string(), |at| at.to_string())
+    clock::rfc3339(unix)
 }
 
 /// A length of time in its two largest units.

@@ -13,13 +13,12 @@ use http::header::{ACCEPT, HOST, HeaderValue, USER_AGENT};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use proxy_core::admission::Memory;
-use proxy_core::admission::cost::Stored;
+use proxy_core::admission::cost::{Shape, Stored};
 use proxy_core::identity::Identity;
 use proxy_core::time::Time;
 use tokio::sync::watch;
 use tracing::debug;
 
-use crate::attribute;
 use crate::clock;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
@@ -105,7 +104,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
 
 fn take(shared: &Shared, page: Page) {
     for ((group, resource), stored) in &page.stored {
-        let resource = attribute::cluster_resource(group, resource);
+        let resource = Shape::cluster_resource(group, resource);
         shared.costs.tell(resource, *stored);
     }
     if let Ok(mut said) = shared.said.0.lock() {

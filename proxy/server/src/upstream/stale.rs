@@ -11,6 +11,8 @@
 //! authorizers leave it.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -90,7 +92,11 @@ struct Kept {
 
 /// All answers kept, bounded in number and bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Store(Mutex<Inner>);
+pub(crate) struct Store {
+    inner: Mutex<Inner>,
+    /// Bytes of answers that are being kept while they pass; as much room again, in all.
+    passing: AtomicUsize,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -114,7 +120,7 @@ impl Inner {
 impl Store {
     /// What was last answered, marked with its age, if that is at most `max_age`.
     pub(crate) fn get(&self, key: &Key, max_age: Duration, now: Time) -> Option<Response<Bytes>> {
-        let inner = self.0.lock().ok()?;
+        let inner = self.inner.lock().ok()?;
         let kept = inner.kept.get(key)?;
         let age = now.saturating_since(kept.at);
         if age > max_age {
@@ -133,7 +139,7 @@ impl Store {
 
     /// Whether an answer to this question is worth keeping now.
     fn wants(&self, key: &Key, now: Time) -> bool {
-        let inner = self.0.lock();
+        let inner = self.inner.lock();
         inner.is_ok_and(|inner| {
             let kept = inner.kept.get(key);
             kept.is_none_or(|kept| now.saturating_since(kept.at) >= RENEW)
@@ -141,7 +147,9 @@ impl Store {
     }
 
     fn put(&self, key: Key, kept: Kept, room: usize) {
-        let Ok(mut inner) = self.0.lock() else { return };
+        let Ok(mut inner) = self.inner.lock() else {
+            return;
+        };
         inner.remove(&key);
         let length = kept.body.len();
         while inner.bytes + length > room || inner.kept.len() >= MOST {
@@ -154,15 +162,16 @@ impl Store {
         }
     }
 
-    /// Bytes kept.
+    /// Bytes kept, without those of answers that still pass.
     pub(crate) fn bytes(&self) -> usize {
-        self.0.lock().map_or(0, |inner| inner.bytes)
+        self.inner.lock().map_or(0, |inner| inner.bytes)
     }
 }
 
 /// An answer that is being kept while it passes.
 #[derive(Debug)]
 pub(crate) struct Keeping {
+    store: Arc<Store>,
     key: Key,
     headers: HeaderMap,
     pieces: Vec<Bytes>,
@@ -186,6 +195,7 @@ impl Keeping {
         let mut headers = headers.clone();
         headers.remove(AUDIT_ID);
         Some(Self {
+            store: Arc::clone(store),
             key,
             headers,
             pieces: Vec::new(),
@@ -194,26 +204,36 @@ impl Keeping {
         })
     }
 
-    /// A piece has passed; `false` when it has become too large.
+    /// A piece has passed; `false` when it has become too large, or all that pass together have.
     pub(crate) fn passed(&mut self, piece: &Bytes) -> bool {
         self.bytes += piece.len();
+        let passing = self.store.passing.fetch_add(piece.len(), Relaxed) + piece.len();
+        if self.bytes > self.room / PART || passing > self.room {
+            return false;
+        }
         // Copied: a piece holds on to the buffer it came in.
         self.pieces.push(Bytes::copy_from_slice(piece));
-        self.bytes <= self.room / PART
+        true
     }
 
     /// It has passed whole.
-    pub(crate) fn end(self, store: &Store, now: Time) {
+    pub(crate) fn end(mut self, now: Time) {
         let mut body = BytesMut::with_capacity(self.bytes);
         for piece in &self.pieces {
             body.extend_from_slice(piece);
         }
         let kept = Kept {
-            headers: self.headers,
+            headers: std::mem::take(&mut self.headers),
             body: body.freeze(),
             at: now,
         };
-        store.put(self.key, kept, self.room);
+        self.store.put(self.key.clone(), kept, self.room);
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.store.passing.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -241,7 +261,7 @@ mod tests {
             .chunks(1_000)
             .all(|piece| keeping.passed(&Bytes::copy_from_slice(piece)))
         {
-            keeping.end(store, now);
+            keeping.end(now);
         }
     }
 
@@ -290,6 +310,26 @@ mod tests {
             store.get(&key("whale"), long, NOW).is_none(),
             "half of the room at most"
         );
+    }
+
+    #[test]
+    fn answers_that_pass_at_once_take_no_more_than_as_much_again() {
+        let store = Arc::new(Store::default());
+        let begin = |number: usize| {
+            let (key, headers) = (key(&number.to_string()), HeaderMap::new());
+            Keeping::begin(&store, key, StatusCode::OK, &headers, &stale(), NOW)
+                .expect("worth keeping")
+        };
+        let mut passing: Vec<_> = (0..4).map(begin).collect();
+        let piece = Bytes::from(vec![0; 300 << 10]);
+        let fit: Vec<bool> = passing
+            .iter_mut()
+            .map(|keeping| keeping.passed(&piece))
+            .collect();
+        assert_eq!(fit, [true, true, true, false]);
+        drop(passing);
+        assert!(begin(9).passed(&piece), "nothing of it is left");
+        assert_eq!(store.passing.load(Relaxed), 0);
     }
 
     #[test]

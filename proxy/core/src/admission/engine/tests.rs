@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
-use crate::admission::{ClassId, Cost, Decision, Kind, Outcome, Override};
+use crate::admission::probe::ProbeView;
+use crate::admission::{ClassId, Cost, Decision, Kind, Memory, Outcome, Override};
 use bench::{Bench, ask, excess, settings};
 
 #[test]
@@ -103,6 +104,42 @@ fn long_requests_of_the_important_wait_longer() {
     assert_eq!(bench.tickets.len(), 1, "that of class 1");
     bench.tick(6_000, &excess(15));
     assert_eq!(bench.tickets.len(), 0);
+    bench.end();
+}
+
+#[test]
+fn whoever_sees_nothing_bounds_no_bytes_but_by_the_memory_it_knows_of() {
+    const MIB: u64 = 1 << 20;
+    let mut bench = Bench::new(settings());
+    let large = |class| {
+        let mut ask = ask(class, Kind::Long, 1_000);
+        ask.cost.bytes = 60 * MIB;
+        ask
+    };
+    assert_eq!(bench.offer(large(6)), "admitted");
+    assert_eq!(bench.offer(large(6)), "waiting", "100 MiB are configured");
+    let blind = Signals::of(ProbeView {
+        blind: true,
+        ..ProbeView::calm()
+    });
+    bench.tick(100, &blind);
+    assert_eq!(bench.tickets.len(), 0);
+    for _ in 0..50 {
+        assert_eq!(bench.offer(large(6)), "admitted");
+    }
+    let memory = Memory {
+        used: 5 << 30,
+        limit: 8 << 30,
+        stalled: 0.0,
+    };
+    let memory = Signals {
+        memory: Some(memory),
+        ..blind
+    };
+    bench.tick(100, &memory);
+    assert_eq!(bench.offer(large(6)), "waiting", "the memory is filling");
+    bench.tick(100, &excess(0));
+    assert_eq!(bench.engine.view(bench.now).bytes_budget, 100 * MIB);
     bench.end();
 }
 

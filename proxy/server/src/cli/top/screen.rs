@@ -135,7 +135,11 @@ impl Screen {
                 used(&status.short),
                 used(&status.long),
                 bytes(status.bytes),
-                bytes(status.bytes_budget),
+                if status.bytes_budget == u64::MAX {
+                    "any".to_owned()
+                } else {
+                    bytes(status.bytes_budget)
+                },
             )),
             Line::from(lanes(status)),
         ];
