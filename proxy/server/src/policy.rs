@@ -68,6 +68,8 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Policies {
     state: Mutex<State>,
+    /// One writes at a time, so that the last one has the last word; and nobody else waits for the disk.
+    writing: Mutex<()>,
     file: Option<PathBuf>,
 }
 
@@ -81,6 +83,7 @@ impl Policies {
                 kept: Ok(path.is_some()),
                 cluster: ClusterView::default(),
             }),
+            writing: Mutex::new(()),
             file: path,
         }
     }
@@ -114,36 +117,47 @@ impl Policies {
         self.lock().book.taken.as_ref() != Some(&taken(delivered))
     }
 
-    fn keep(&self, state: &mut State) {
+    /// Writes what there is now. Blocks on the disk.
+    fn keep(&self) {
         let Some(path) = &self.file else { return };
-        state.kept = file::write(path, &state.book).map(|()| true);
-        if let Err(problem) = &state.kept {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = file::write(path, &self.book()).map(|()| true);
+        if let Err(problem) = &kept {
             error!(problem, "the policies on disk are not the last ones");
         }
+        self.lock().kept = kept;
     }
 }
 
-/// Puts what was kept in force when the process starts. What cannot be used any more is left out, and stays on disk.
+/// Puts what was kept in force when the process starts. What does not go with the configuration any more is left out; it
+/// stays on disk until the next change.
 pub(crate) fn restore(shared: &Shared) {
-    let state = shared.policies.lock();
+    let mut state = shared.policies.lock();
     if state.book == Book::default() {
         return;
     }
-    let mut candidate_gone = state.book.clone();
-    candidate_gone.candidate = None;
+    let without_candidate = Book {
+        candidate: None,
+        ..state.book.clone()
+    };
     let before = shared.snapshot.load_full();
-    for book in [&state.book, &candidate_gone] {
-        match build(before.base(), book, &before, &shared.metrics) {
+    for book in [state.book.clone(), without_candidate, Book::default()] {
+        match build(before.base(), &book, &before, &shared.metrics) {
             Ok(snapshot) => {
-                let current = book.current.as_ref();
-                let digest = current.map_or_else(|| "none".to_owned(), Kept::digest);
-                let candidate = book.candidate.as_ref().map(|staged| staged.policy.digest());
-                info!(digest, candidate, "the policy kept on disk is in force");
                 shared.snapshot.store(Arc::new(snapshot));
+                let current = book.current.as_ref().map(Kept::digest);
+                let candidate = book.candidate.as_ref().map(|staged| staged.policy.digest());
+                info!(current, candidate, "policies kept on disk are in force");
+                state.book = book;
                 return;
             }
-            Err(problem) => error!(target: "spillway::audit", %problem,
-                                   "a policy kept on disk does not go with the configuration, and is not in force"),
+            Err(problem) => {
+                error!(target: "spillway::audit", %problem,
+                       "a policy kept on disk does not go with the configuration, and is not in force");
+                state.kept = Err(format!(
+                    "what is there does not go with the configuration: {problem}"
+                ));
+            }
         }
     }
 }
@@ -171,7 +185,8 @@ pub(crate) fn change(
     shared.snapshot.store(Arc::new(snapshot));
     audit(&book, by, what);
     state.book = book;
-    shared.policies.keep(&mut state);
+    drop(state);
+    shared.policies.keep();
     Ok(())
 }
 
