@@ -30,7 +30,7 @@ impl Values<'_, '_> {
         let from_cluster = raw
             .from_cluster
             .as_ref()
-            .map(|source| self.from_cluster(&source.value));
+            .map(|source| self.cluster(&source.value));
         if let (Some(source), None) = (&raw.from_cluster, &raw.file) {
             self.problems.add(
                 at(&source.referenced),
@@ -84,7 +84,7 @@ impl Values<'_, '_> {
         }
     }
 
-    fn from_cluster(&mut self, raw: &raw::FromCluster) -> FromCluster {
+    fn cluster(&mut self, raw: &raw::FromCluster) -> FromCluster {
         let default = FromCluster::default();
         FromCluster {
             namespace: self.read(

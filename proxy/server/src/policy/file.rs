@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
@@ -66,7 +66,7 @@ fn found(path: &Path) -> Result<Option<Book>, String> {
 ///
 /// # Errors
 /// A text for people.
-pub(super) fn write(path: &PathBuf, book: &Book) -> Result<(), String> {
+pub(super) fn write(path: &Path, book: &Book) -> Result<(), String> {
     let written = Written {
         version: VERSION,
         book,
@@ -85,6 +85,7 @@ pub(super) fn write(path: &PathBuf, book: &Book) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::PathBuf;
 
     use super::super::book::{Kept, Stage};
     use super::*;

@@ -64,8 +64,12 @@ pub(super) fn status(page: &Value) -> String {
         };
         lines.push(("stage", format!("{what}, for {since}")));
         if let Some(returned) = candidate.get("returned").filter(|value| value.is_object()) {
+            let what = match returned.get("undone").and_then(Value::as_bool) {
+                Some(true) => "undone",
+                _ => "GIVEN UP",
+            };
             lines.push((
-                "GIVEN UP",
+                what,
                 format!(
                     "{}: {}",
                     moment(number(returned, "at")),
@@ -143,7 +147,7 @@ fn next(page: &Value) -> &'static str {
             "go on: spillway policy promote; back: spillway policy shadow; take it away: spillway policy abort\n"
         }
         Some("watched") => "back to the policy before: spillway policy undo\n",
-        Some("returned") => {
+        Some("returned" | "undone") => {
             "look: spillway policy diff; take it away: spillway policy abort; let it go on: spillway policy resume\n"
         }
         _ => "",
