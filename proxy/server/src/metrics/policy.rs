@@ -40,10 +40,10 @@ pub(super) const GAUGES: [(&str, &str); 5] = [
     ),
     (
         "spillway_policy_kept",
-        "1 while the copy on disk is the last one; missing without `policy.file`.",
+        "1 unless the copy on disk is not the last one (`policy.file`).",
     ),
     (
         "spillway_policy_cluster_up",
-        "1 while the policy ConfigMap is read and was taken; missing without `policy.from_cluster`.",
+        "1 unless the policy ConfigMap cannot be read or used (`policy.from_cluster`).",
     ),
 ];

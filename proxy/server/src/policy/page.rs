@@ -158,15 +158,17 @@ pub(crate) fn refresh(shared: &Shared) {
             kept.map_or(0.0, number),
         );
     }
-    if snapshot.config.policy.file.is_some() {
-        let kept = shared.policies.kept() == Ok(true);
-        gauge("spillway_policy_kept", &[], f64::from(u8::from(kept)));
-    }
-    if snapshot.config.policy.from_cluster.is_some() {
-        let cluster = shared.policies.cluster();
-        let good = cluster.problem.is_none() && cluster.seen > 0;
-        gauge("spillway_policy_cluster_up", &[], f64::from(u8::from(good)));
-    }
+    // Where there is nothing to be kept or taken nothing is wrong.
+    let kept = shared.policies.kept().is_ok();
+    gauge("spillway_policy_kept", &[], f64::from(u8::from(kept)));
+    let cluster = shared.policies.cluster();
+    let taken = snapshot.config.policy.from_cluster.is_none()
+        || (cluster.problem.is_none() && cluster.seen > 0);
+    gauge(
+        "spillway_policy_cluster_up",
+        &[],
+        f64::from(u8::from(taken)),
+    );
 }
 
 /// The digest as a number that a gauge can hold: 48 bits.
