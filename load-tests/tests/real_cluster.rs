@@ -29,8 +29,6 @@ mod limits;
 mod operators;
 #[path = "real/outage.rs"]
 mod outage;
-#[path = "real/policies.rs"]
-mod policies;
 #[path = "real/reload.rs"]
 mod reload;
 #[path = "real/request_header.rs"]
