@@ -54,7 +54,7 @@ impl Change {
 
 fn applies(key: &str) -> Applies {
     let sections = ["listen.", "admin.", "log."];
-    let files = ["admission.state", "admission.measures"];
+    let files = ["admission.state", "admission.measures", "policy.file"];
     if sections.iter().any(|section| key.starts_with(section)) || files.contains(&key) {
         Applies::Restart
     } else {

@@ -12,6 +12,7 @@
 
 mod change;
 mod check;
+mod document;
 mod limits;
 mod model;
 mod origin;
@@ -28,8 +29,9 @@ pub use change::{Applies, Change};
 pub use model::{
     AccessLog, Admin, Admission, AuditLog, Cancel, CgroupSource, Check, Class, Collapse, Config,
     Confine, DEFAULT_CLASSES, DEFAULT_PKI, DEFAULT_RESERVED_PORT, DEFAULT_SOCKET, Format,
-    HardLimit, KeyPair, Level, Limit, Listen, Log, Match, Mode, Per, Period, Probe, Queue, Rate,
-    RequestHeader, RequestHeaders, Reserved, Rule, ServiceAccounts, Stale, Tls, Upstream,
+    FromCluster, Guard, HardLimit, KeyPair, Level, Limit, Listen, Log, Match, Mode, Per, Period,
+    Policies, PolicyDocument, Probe, Queue, Rate, RequestHeader, RequestHeaders, Reserved, Rule,
+    ServiceAccounts, Stale, Tls, Upstream,
 };
 pub use origin::Origins;
 pub use parse::MAX_TEXT;

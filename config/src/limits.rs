@@ -28,7 +28,7 @@ pub(crate) fn limits(
 ) -> Vec<HardLimit> {
     let list = raw.limits.as_deref().unwrap_or_default();
     if let Some(first) = list.get(MAX_LIMITS) {
-        let what = format!("admission.limits: {} limits", list.len());
+        let what = format!("{}limits: {} limits", values.within, list.len());
         let accepted = format!("up to {MAX_LIMITS} limits");
         values.problems.add(at(&first.referenced), what, accepted);
         return Vec::new();
@@ -38,7 +38,7 @@ pub(crate) fn limits(
     list.iter()
         .enumerate()
         .filter_map(|(index, limit)| {
-            let key = format!("admission.limits[{index}]");
+            let key = format!("{}limits[{index}]", values.within);
             let name = required(values, &format!("{key}.name"), limit, &limit.value.name);
             if let Some(name) = &name {
                 unique(values, &key, &mut seen, name, limit.value.name.as_ref());
@@ -282,18 +282,23 @@ pub(crate) fn events(values: &mut Values<'_, '_>, raw: &raw::Admission) -> Optio
     let accepted = "the name of a namespace, as default";
     let value = raw.culprit_events.as_ref();
     values.read("admission.culprit_events", value, None, accepted, |text| {
-        let sound = (1..=63).contains(&text.len())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !text.starts_with('-')
-            && !text.ends_with('-');
-        if sound {
-            Ok(Some(text.to_owned()))
-        } else {
-            Err(format!("`{text}` is not the name of a namespace"))
-        }
+        namespace(text).map(Some)
     })
+}
+
+/// The name of a namespace: a DNS label.
+pub(crate) fn namespace(text: &str) -> Result<String, String> {
+    let sound = (1..=63).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if sound {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is not the name of a namespace"))
+    }
 }
 
 #[cfg(test)]

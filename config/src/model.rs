@@ -17,12 +17,14 @@ mod admission;
 mod limits;
 mod log;
 mod operators;
+mod policy;
 mod request_header;
 
 pub use admission::{Admission, Class, Collapse, Limit, Match, Mode, Probe, Queue, Rule, Stale};
 pub use limits::{Cancel, Confine, HardLimit, Per, Period, Rate};
 pub use log::{AccessLog, AuditLog, Format, Level, Log};
 pub use operators::{Admin, Check, DEFAULT_SOCKET};
+pub use policy::{FromCluster, Guard, Policies, PolicyDocument};
 pub use request_header::RequestHeader;
 
 /// Where kubeadm keeps the cluster's certificates: the default of [`Config::pki`].
@@ -67,6 +69,8 @@ pub struct Config {
     pub admin: Admin,
     /// `admission`: what is admitted, queued and shed.
     pub admission: Admission,
+    /// `policy`: policies that are staged or delivered beside this file.
+    pub policy: Policies,
     /// `log`: what is written to standard error, and the files of who did what.
     pub log: Log,
 }
@@ -87,6 +91,7 @@ impl Config {
             reserved: Reserved::under(&pki),
             admin: Admin::default(),
             admission: Admission::default(),
+            policy: Policies::default(),
             log: Log::default(),
             pki,
         }

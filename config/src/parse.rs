@@ -1,5 +1,6 @@
 //! Text to configuration: the frame first, then all values, then all relations.
 
+use serde::de::DeserializeOwned;
 use serde_saphyr::{DuplicateKeyPolicy, Error, Options};
 
 use crate::model::Config;
@@ -30,7 +31,7 @@ impl Config {
     /// As [`Config::parse`].
     pub fn parse_with_origins(text: &str, source_name: &str) -> Result<(Self, Origins), Report> {
         let mut problems = Problems::new(source_name, text);
-        let config = read(text, &mut problems).map(|file| {
+        let config = read::<raw::Config>(text, &mut problems).map(|file| {
             let (config, origins) = resolve::config(&file, &mut problems);
             check::config(&file, &config, &mut problems);
             (config, origins)
@@ -44,7 +45,10 @@ impl Config {
 }
 
 /// The frame; `None` after noting why not.
-fn read(text: &str, problems: &mut Problems<'_>) -> Option<raw::Config> {
+pub(crate) fn read<T: Default + DeserializeOwned>(
+    text: &str,
+    problems: &mut Problems<'_>,
+) -> Option<T> {
     if text.len() > MAX_TEXT {
         let what = format!(
             "the file is {} bytes long; this is not a configuration",
@@ -53,7 +57,7 @@ fn read(text: &str, problems: &mut Problems<'_>) -> Option<raw::Config> {
         problems.add(None, what, format!("up to {MAX_TEXT} bytes"));
         return None;
     }
-    match serde_saphyr::from_str_with_options::<Option<raw::Config>>(text, options()) {
+    match serde_saphyr::from_str_with_options::<Option<T>>(text, options()) {
         Ok(file) => Some(file.unwrap_or_default()),
         Err(error) => {
             explain(error.without_snippet(), problems);

@@ -48,6 +48,7 @@ section!(Config {
     reserved: Reserved,
     admin: Admin,
     admission: Admission,
+    policy: Policies,
     log: Log,
 });
 
@@ -151,6 +152,29 @@ section!(Admission {
     confine_culprit: Spanned<Confine>,
     cancel_culprit: Spanned<Cancel>,
     culprit_events: Scalar,
+});
+
+section!(PolicyDocument {
+    rules: Vec<Spanned<Rule>>,
+    limits: Vec<Spanned<HardLimit>>,
+});
+
+section!(Policies {
+    file: Scalar,
+    highest_class: Scalar,
+    guard: Guard,
+    from_cluster: Spanned<FromCluster>,
+});
+
+section!(Guard {
+    classes: List,
+    tolerance: Scalar,
+    watch: Scalar,
+});
+
+section!(FromCluster {
+    namespace: Scalar,
+    name: Scalar,
 });
 
 section!(HardLimit {

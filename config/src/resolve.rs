@@ -20,8 +20,10 @@ use crate::{limits, patterns, rules};
 mod degrade;
 mod log;
 mod operators;
+mod policy;
 mod values;
 
+pub(crate) use policy::in_order;
 pub(crate) use values::{Values, unknown};
 
 /// A section that may be missing, as one in which every key is.
@@ -36,6 +38,7 @@ pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> (Config
     let mut values = Values {
         problems,
         origins: Origins::default(),
+        within: "admission.",
     };
     let pki = values.path("pki", file.pki.as_ref(), PathBuf::from(DEFAULT_PKI));
     let no_listen = raw::Listen::default();
@@ -43,6 +46,7 @@ pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> (Config
         .listen
         .as_ref()
         .map_or(&no_listen, |listen| &listen.value);
+    let admission = values.admission(or_empty!(file.admission));
     let config = Config {
         listen: values.listen(listen),
         tls: values.tls(or_empty!(file.tls), &pki),
@@ -51,7 +55,8 @@ pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> (Config
         request_header: values.request_header(or_empty!(file.request_header)),
         reserved: values.reserved(or_empty!(file.reserved), &pki),
         admin: values.admin(or_empty!(file.admin)),
-        admission: values.admission(or_empty!(file.admission)),
+        policy: values.policies(or_empty!(file.policy), &admission.classes),
+        admission,
         log: values.log(or_empty!(file.log)),
         pki,
     };

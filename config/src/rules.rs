@@ -133,7 +133,7 @@ pub(crate) fn rules(
 ) -> Vec<Rule> {
     let list = raw.rules.as_deref().unwrap_or_default();
     if let Some(first) = list.get(MAX_RULES) {
-        let what = format!("admission.rules: {} rules", list.len());
+        let what = format!("{}rules: {} rules", values.within, list.len());
         let accepted = format!("up to {MAX_RULES} rules");
         values.problems.add(at(&first.referenced), what, accepted);
         return Vec::new();
@@ -143,7 +143,7 @@ pub(crate) fn rules(
     list.iter()
         .enumerate()
         .filter_map(|(index, rule)| {
-            let key = format!("admission.rules[{index}]");
+            let key = format!("{}rules[{index}]", values.within);
             let name = required(values, &format!("{key}.name"), rule, &rule.value.name);
             if let Some(name) = &name {
                 unique(values, &key, &mut seen, name, rule.value.name.as_ref());

@@ -1,6 +1,6 @@
 //! No text makes the parser panic, and no report is empty or unbounded.
 
-use config::{Config, MAX_TEXT};
+use config::{Config, MAX_TEXT, PolicyDocument};
 use proptest::prelude::*;
 
 const FULL: &str = include_str!("../examples/full.yaml");
@@ -11,6 +11,9 @@ fn judge(text: &str) -> Result<(), TestCaseError> {
         prop_assert!(!report.issues().is_empty());
         prop_assert!(report.issues().len() <= 50);
         prop_assert!(report.to_string().starts_with("any.yaml"));
+    }
+    if let Err(report) = PolicyDocument::parse(text, "any.yaml", &Config::default()) {
+        prop_assert!(!report.issues().is_empty());
     }
     Ok(())
 }

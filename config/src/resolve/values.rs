@@ -16,6 +16,8 @@ pub(crate) struct Values<'a, 'p> {
     pub(crate) problems: &'a mut Problems<'p>,
     /// Which line says what.
     pub(crate) origins: Origins,
+    /// What stands before the keys of rules and limits.
+    pub(crate) within: &'static str,
 }
 
 impl Values<'_, '_> {

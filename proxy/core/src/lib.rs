@@ -14,6 +14,7 @@
 //!    compiled policy.
 //! 5. [`admission`]: whether it may start now, shall wait, or is refused, and
 //!    what the limits become from what is measured.
+//! 6. [`rollout`]: who is judged by a new policy, and whether it is given up.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -31,3 +32,5 @@ pub mod attributes;
 pub mod classify;
 
 pub mod admission;
+
+pub mod rollout;

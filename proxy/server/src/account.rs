@@ -9,8 +9,10 @@ mod body;
 mod initial_events;
 pub(crate) mod learn;
 pub(crate) mod log;
+mod on_trial;
 mod seat;
 mod shared;
+mod tunnelled;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,8 +46,10 @@ use crate::upstream::stale::Keeping;
 pub(crate) use body::Body;
 use body::Ends;
 use log::Entry;
+use on_trial::OnTrial;
 use seat::Seat;
 use tokio::task::AbortHandle;
+use tunnelled::Tunnelled;
 
 /// A watch that begins with the whole state has delivered it when it says so ([`initial_events`]), or when nothing came for
 /// this long.
@@ -91,6 +95,7 @@ pub(crate) struct Account {
     seat: Seat,
     /// What it holds of hard limits.
     leases: Leases,
+    trial: OnTrial,
     /// Whether it is to be broken off.
     ended: Option<Cut>,
     /// Ends the request.
@@ -105,27 +110,6 @@ pub(crate) struct Account {
     recharge_at: u64,
     end: End,
     tunnel: Option<Tunnelled>,
-}
-
-/// Counts an open tunnel; uncounts it when dropped.
-#[derive(Debug)]
-struct Tunnelled(Rc<Connection>);
-
-impl Tunnelled {
-    fn count(connection: &Rc<Connection>) -> Self {
-        let worker = &connection.worker;
-        worker.lane_state().tunnels.fetch_add(1, Ordering::Relaxed);
-        worker.load.tunnels.fetch_add(1, Ordering::Relaxed);
-        Self(Rc::clone(connection))
-    }
-}
-
-impl Drop for Tunnelled {
-    fn drop(&mut self) {
-        let worker = &self.0.worker;
-        worker.lane_state().tunnels.fetch_sub(1, Ordering::Relaxed);
-        worker.load.tunnels.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Account {
@@ -150,6 +134,7 @@ impl Account {
             class: None,
             seat: Seat::default(),
             leases: Leases::none(),
+            trial: OnTrial::default(),
             ended: None,
             cut,
             arrived,
@@ -233,6 +218,7 @@ impl Account {
         let cut = self.cut.take();
         self.seat = Seat::new(self.worker().patience.hold(None, cut));
         self.status = status.as_u16();
+        self.tell_guard(status);
         self.entry.audit_id = headers.get(AUDIT_ID).cloned();
         self.entry.joined = true;
     }
@@ -271,6 +257,7 @@ impl Account {
     pub(crate) fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
         let now = clock::now();
         self.status = status.as_u16();
+        self.tell_guard(status);
         if let Some(id) = headers.get(AUDIT_ID) {
             self.entry.audit_id = Some(id.clone());
         }
@@ -304,6 +291,7 @@ impl Account {
     /// We answer with `status` ourselves.
     pub(crate) fn answered(mut self, status: u16) {
         self.status = status;
+        self.tell_guard_of_ours(status);
         self.end = End::Answered;
     }
 
@@ -417,6 +405,7 @@ impl Account {
         }
         self.seat.goes_on();
         self.leases.delivered();
+        self.trial.delivered();
         self.release(Outcome::Served);
     }
 

@@ -5,6 +5,7 @@
 mod commands;
 mod costs;
 pub(crate) mod inherit;
+mod policy;
 mod sensors;
 pub(crate) mod socket;
 pub(crate) mod status;
@@ -32,6 +33,7 @@ use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn as tower_servic
 use crate::lane::Lane;
 use crate::logging;
 use crate::measures::Action;
+use crate::policy::page;
 use crate::shared::Shared;
 
 type Page = Response<Full<Bytes>>;
@@ -241,6 +243,7 @@ fn refresh(shared: &Shared) {
     let access = shared.access.as_ref().map(|access| access.lines().counts());
     logging::refresh(metrics, access.as_deref());
     sensors::refresh(shared);
+    page::refresh(shared);
     for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {
         gauge(
             "spillway_mode",

@@ -15,6 +15,7 @@ mod install;
 mod level;
 mod mode;
 mod output;
+mod policy;
 mod quarantine;
 mod replay;
 mod serve;
@@ -82,6 +83,7 @@ enum Commands {
     ImportApf(import_apf::ImportArgs),
     Replay(replay::ReplayArgs),
     Quarantine(quarantine::QuarantineArgs),
+    Policy(policy::PolicyArgs),
     /// Print a completion script for a shell.
     #[command(after_help = COMPLETION_EXAMPLES)]
     Completion {
@@ -165,6 +167,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Commands::ImportApf(command) => done(command.run()),
         Commands::Replay(command) => done(command.run()),
         Commands::Quarantine(command) => done(command.run()),
+        Commands::Policy(arguments) => policy::run(arguments),
         Commands::BreakGlass(command) => done(command.run()),
         Commands::Level(command) => done(command.run()),
         Commands::Culprit(command) => match command.run() {
@@ -196,7 +199,7 @@ fn fail(code: u8, problem: &dyn std::fmt::Display) -> ExitCode {
 fn check(file: &Path, connect: bool) -> ExitCode {
     let loaded = reload::read(file).and_then(|config| {
         let metrics = Metrics::new().map_err(|problem| problem.to_string())?;
-        Snapshot::load(config, 1, &metrics, None)
+        Snapshot::load(config, 1, &metrics)
             .map_err(|problem| format!("{}: {problem}", file.display()))
     });
     let snapshot = match loaded {

@@ -2,10 +2,12 @@
 //!
 //! One thread of its own, so that neither lane can delay the sensors, and a scrape can delay nothing.
 
+pub(crate) mod cluster_policy;
 pub(crate) mod events;
 pub(crate) mod host;
 pub(crate) mod lane_check;
 pub(crate) mod overload;
+pub(crate) mod policy_guard;
 pub(crate) mod probe;
 pub(crate) mod published_keys;
 pub(crate) mod reload;
@@ -48,6 +50,8 @@ pub(crate) async fn run(
     let reloading =
         tokio::task::spawn_local(reload::run(reloader, Arc::clone(&shared), stop.clone()));
     let fetching = tokio::task::spawn_local(published_keys::run(Arc::clone(&shared), stop.clone()));
+    let delivering =
+        tokio::task::spawn_local(cluster_policy::run(Arc::clone(&shared), stop.clone()));
     let scraping = tokio::task::spawn_local(scrape::run(Arc::clone(&shared), stop.clone()));
     let checking =
         tokio::task::spawn_local(lane_check::run(reserved, Arc::clone(&shared), stop.clone()));
@@ -58,6 +62,7 @@ pub(crate) async fn run(
     let mut overloads = overload::Overloads::default();
     let mut remedy = remedy::Remedy::default();
     let mut events = events::Events::default();
+    let mut policy_guard = policy_guard::PolicyGuard::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -79,6 +84,9 @@ pub(crate) async fn run(
             end_mode_changes(&shared);
             remedy.look(&shared);
             events.look(&shared);
+            if let Some(why) = policy_guard.look(&shared) {
+                events::policy(&shared, "PolicyReturned", &why);
+            }
         }
         if count.is_multiple_of(UPKEEP_TICKS) {
             shared.metrics.upkeep();
@@ -88,6 +96,7 @@ pub(crate) async fn run(
     reloading.abort();
     fetching.abort();
     scraping.abort();
+    delivering.abort();
     checking.abort();
 }
 

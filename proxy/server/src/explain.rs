@@ -72,6 +72,18 @@ pub(crate) struct Explanation {
     pub(crate) bytes: u64,
     /// Whether the cost was learned from requests of this shape, or is what such a shape is taken for at first.
     pub(crate) now: Option<Now>,
+    /// While a new policy is tried: what the policy says that does not judge this tenant.
+    #[serde(default)]
+    pub(crate) beside: Option<Beside>,
+}
+
+/// What another policy says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Beside {
+    /// `old` or `new`: which of the two it is.
+    pub(crate) policy: String,
+    pub(crate) class: String,
+    pub(crate) rule: String,
 }
 
 /// What would happen now.
@@ -188,6 +200,7 @@ pub(crate) fn explain(
         cost: cost.work(),
         bytes: cost.bytes,
         now: foresee.map(|foresee| now(&foresee(ask))),
+        beside: None,
     })
 }
 
@@ -299,7 +312,28 @@ pub(crate) fn live(
 ) -> Result<Explanation, NoAnswer> {
     let snapshot = shared.snapshot.load();
     let foresee = |ask| shared.engine.foresee(ask, now);
-    explain(question, &snapshot.policy, &shared.costs, Some(&foresee))
+    let judge = |policy| explain(question, policy, &shared.costs, Some(&foresee));
+    let Some(trial) = snapshot.trial.as_deref() else {
+        return judge(&snapshot.policy);
+    };
+    let by_other = trial.judges(identity(question).tenant());
+    let (policy, beside) = match by_other {
+        true => (&trial.other.policy, &snapshot.policy),
+        false => (&snapshot.policy, &trial.other.policy),
+    };
+    let other = judge(beside)?;
+    Ok(Explanation {
+        beside: Some(Beside {
+            policy: match by_other == trial.other_is_new {
+                true => "old",
+                false => "new",
+            }
+            .to_owned(),
+            class: other.class,
+            rule: other.rule,
+        }),
+        ..judge(policy)?
+    })
 }
 
 #[cfg(test)]

@@ -151,13 +151,16 @@ async fn serve(
 
     // Attribute and classify.
     let attributes = attribute::read(&head)?;
-    let classified = classify(
+    let judged = classify(
         &attributes,
         &identified.identity,
         &head.headers,
         address,
+        worker.lane,
         snapshot,
     );
+    account.judged(&judged, identified.identity.tenant());
+    let (snapshot, classified) = (judged.snapshot, judged.classified);
     let facts = Facts::of(&attributes, &head.headers);
     let class = if worker.lane == Lane::Reserved {
         snapshot.reserved_class()
@@ -223,12 +226,16 @@ async fn serve(
         client: client_of(&head.headers, address),
         class: classified.class,
         instance: identified.identity.instance(connection.address_hash),
-        work: match snapshot.limits.want_work() {
+        work: match judged.want_work() {
             true => worker.shared.costs.estimate(&facts.shape).work(),
             false => Duration::ZERO,
         },
     };
-    account.holds(orders::obey(worker, snapshot, &facts, &asked, now)?);
+    let obeyed = orders::obey(worker, snapshot, &facts, &asked, now);
+    if let Some((trial, _, other)) = judged.trial {
+        account.rehearses(orders::rehearse(worker, trial, &asked, other, &obeyed));
+    }
+    account.holds(obeyed?);
     let mut leader = None;
     match key.map(|key| worker.upstream.calls().join(key)) {
         Some(Joining::Joins(follower)) => {

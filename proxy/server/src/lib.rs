@@ -36,6 +36,7 @@ mod admin;
 pub mod cli;
 mod clock;
 mod control;
+mod durable;
 mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -49,6 +50,7 @@ mod measures;
 pub mod metrics;
 mod names;
 mod overrides;
+mod policy;
 mod recent;
 mod reserved;
 pub mod run;

@@ -4,6 +4,7 @@
 //! keeps raw histogram samples until something drains them, so the admin thread runs its upkeep every few seconds.
 
 mod class;
+mod policy;
 mod reference;
 mod zero;
 
@@ -263,7 +264,7 @@ impl Metrics {
                 "Fetches of the apiserver's keys for service-account tokens, by result.",
             ),
         ];
-        for (name, text) in counters {
+        for (name, text) in counters.into_iter().chain(policy::COUNTERS) {
             recorder.describe_counter(name.into(), Some(Unit::Count), text.into());
         }
         let histograms = [
@@ -453,7 +454,7 @@ impl Metrics {
                 "When a certificate in use ends, by file's role.",
             ),
         ];
-        for (name, text) in gauges {
+        for (name, text) in gauges.into_iter().chain(policy::GAUGES) {
             recorder.describe_gauge(name.into(), None, text.into());
         }
     }

@@ -29,7 +29,7 @@ use crate::logging::{self, Writing};
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, SnapshotError};
-use crate::{admin, clock};
+use crate::{admin, clock, policy};
 
 /// How long tunnels may go on in a process whose successor serves everything else: nobody waits for it.
 const TUNNELS_AFTER_HANDOVER: Duration = Duration::from_secs(3600);
@@ -93,7 +93,7 @@ pub fn start_on(
     mut given: Given,
 ) -> Result<Running, StartError> {
     let metrics = Arc::new(Metrics::new().map_err(std::io::Error::other)?);
-    let snapshot = Snapshot::load(config, 1, &metrics, None)?;
+    let snapshot = Snapshot::load(config, 1, &metrics)?;
     let listen = snapshot.config.listen.clone();
     let reserved_connections = u64::from(snapshot.config.reserved.max_connections);
     let mut bind = |addresses: &[SocketAddr], what| -> Result<Vec<_>, BindError> {
@@ -130,6 +130,7 @@ pub fn start_on(
     let access = access.map(|lines| Access::new(lines, &snapshot.config.log.access));
     let shared = Arc::new(Shared::new(snapshot, engine, metrics, access));
     remember(&shared);
+    policy::restore(&shared);
     let (close, closed) = watch::channel(false);
     let (stop, stopping) = watch::channel(None);
     let (relieve, relieved) = watch::channel(false);

@@ -25,6 +25,7 @@ use crate::measures::Measures;
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::overrides::{self, ModeChange, Overrides};
+use crate::policy::Policies;
 use crate::recent::Recent;
 use crate::snapshot::Snapshot;
 use crate::upstream::stale::Store;
@@ -71,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) access: Option<Access>,
     pub(crate) names: Names,
     pub(crate) measures: Arc<Measures>,
+    /// Policies beside the configuration.
+    pub(crate) policies: Policies,
     /// LISTs that could be broken off.
     pub(crate) running: Arc<Running>,
     pub(crate) signals: SeenSignals,
@@ -121,6 +124,7 @@ impl Shared {
         let measures = snapshot.config.admission.measures.clone();
         let unix = clock::unix_seconds();
         let overrides = Overrides::load(snapshot.config.admission.state.as_deref(), unix);
+        let policies = Policies::load(snapshot.config.policy.file.clone());
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             engine,
@@ -131,6 +135,7 @@ impl Shared {
             metrics,
             access,
             names: Names::default(),
+            policies,
             measures: Arc::new(Measures::load(measures, unix)),
             running: Arc::default(),
             signals: SeenSignals::default(),

@@ -1,16 +1,17 @@
 //! A configuration with everything made from it: certificates, keys, policy, metric handles. Swapped whole.
 
+mod rules;
+
 use std::num::NonZero;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use config::Config;
-use proxy_core::admission::limits::{self, LimitSpec, Limits};
+use config::{Config, HardLimit, PolicyDocument};
+use proxy_core::admission::limits::Limits;
 use proxy_core::admission::{ClassSettings, Gate, LimitSettings, Mode, QueueSettings, Settings};
-use proxy_core::classify::{
-    ClassId, ClassSpec, Match, Policy, PolicyError, Rule, default_classes, default_rules,
-};
+use proxy_core::classify::{ClassId, ClassSpec, Policy, PolicyError, default_classes};
 use rustls::ServerConfig;
 
 use crate::identify::request_header::RequestHeaderPeers;
@@ -19,9 +20,11 @@ use crate::identify::tls::{self, MaterialError};
 use crate::identify::token::TokenVerifier;
 use crate::identify::verify::ClientAuthority;
 use crate::metrics::{ClassMetrics, Metrics, RESERVED};
+use crate::policy::trial::Trial;
 use crate::reserved::ReservedAccess;
 use crate::upstream::connect::Endpoint;
 use crate::upstream::headers::IdentityHeaders;
+pub(crate) use rules::{compiles, policy};
 
 /// Why a configuration that parsed cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -30,10 +33,10 @@ pub enum SnapshotError {
     #[error(transparent)]
     Material(#[from] MaterialError),
     /// Its rules do not compile.
-    #[error("admission.rules: {0}")]
+    #[error("rules: {0}")]
     Policy(#[from] PolicyError),
     /// Its limits do not compile.
-    #[error("admission.limits: {0}")]
+    #[error("limits: {0}")]
     Limits(PolicyError),
     /// Its admission settings contradict each other.
     #[error("{0}")]
@@ -50,8 +53,8 @@ pub(crate) struct Class {
     pub(crate) metrics: ClassMetrics,
 }
 
-/// See the module.
-pub(crate) struct Snapshot {
+/// What the configuration alone says: everything but the rules and limits that are in force.
+pub(crate) struct Base {
     /// Rises with every reload; what was judged under another is judged again.
     pub(crate) generation: u64,
     pub(crate) config: Config,
@@ -66,13 +69,30 @@ pub(crate) struct Snapshot {
     pub(crate) endpoint: Endpoint,
     pub(crate) identity_headers: IdentityHeaders,
     pub(crate) reserved: ReservedAccess,
-    pub(crate) policy: Policy,
     pub(crate) settings: Settings,
-    pub(crate) limits: Arc<Limits>,
     /// The policy's classes, and the reserved lane as the last.
     pub(crate) classes: Vec<Class>,
     /// (role, Unix seconds) of the certificates that end.
     pub(crate) expiries: Vec<(&'static str, u64)>,
+}
+
+/// See the module. It reads as its [`Base`] does.
+pub(crate) struct Snapshot {
+    base: Arc<Base>,
+    pub(crate) policy: Policy,
+    pub(crate) limits: Arc<Limits>,
+    /// The limits as they are written, in their order.
+    pub(crate) written_limits: Vec<HardLimit>,
+    /// Another policy beside this one.
+    pub(crate) trial: Option<Arc<Trial>>,
+}
+
+impl Deref for Snapshot {
+    type Target = Base;
+
+    fn deref(&self) -> &Base {
+        &self.base
+    }
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -84,8 +104,7 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    /// Reads every file that `config` names and compiles its policy. What the limits of `before` have counted goes on
-    /// counting.
+    /// Reads every file that `config` names and compiles its policy.
     ///
     /// # Errors
     /// [`SnapshotError`] about the first thing that cannot be used; nothing is changed then.
@@ -93,7 +112,48 @@ impl Snapshot {
         config: Config,
         generation: u64,
         metrics: &Metrics,
+    ) -> Result<Self, SnapshotError> {
+        let base = Arc::new(Base::load(config, generation, metrics)?);
+        Self::on(&base, &PolicyDocument::default(), None)
+    }
+
+    /// The configuration's rules and limits with those of a policy. What the limits of `before` have counted goes on
+    /// counting. Reads no file.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when they do not compile.
+    pub(crate) fn on(
+        base: &Arc<Base>,
+        delivered: &PolicyDocument,
         before: Option<&Limits>,
+    ) -> Result<Self, SnapshotError> {
+        let policy = rules::policy_with(&base.config, &delivered.rules)?;
+        let mut written_limits = base.config.admission.limits.clone();
+        written_limits.extend(delivered.limits.iter().cloned());
+        Ok(Self {
+            base: Arc::clone(base),
+            limits: Arc::new(rules::hard_limits(&written_limits, &policy, before)?),
+            policy,
+            written_limits,
+            trial: None,
+        })
+    }
+
+    /// What it shares with every other policy on this configuration.
+    pub(crate) const fn base(&self) -> &Arc<Base> {
+        &self.base
+    }
+}
+
+impl Base {
+    /// Reads every file that `config` names.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] about the first thing that cannot be used.
+    pub(crate) fn load(
+        config: Config,
+        generation: u64,
+        metrics: &Metrics,
     ) -> Result<Self, SnapshotError> {
         let client_authority = tls::client_authority(&config.tls.client_ca)?;
         let break_glass_authority = config
@@ -119,7 +179,6 @@ impl Snapshot {
         let policy = policy(&config)?;
         let settings = settings(&config, &policy);
         settings.check()?;
-        let limits = Arc::new(hard_limits(&config, &policy, before)?);
         let names = policy
             .classes()
             .iter()
@@ -161,15 +220,15 @@ impl Snapshot {
             )
             .ok_or(SnapshotError::HeaderNames)?,
             reserved: ReservedAccess::new(&config.reserved),
-            policy,
             settings,
-            limits,
             classes,
             expiries,
             config,
         })
     }
+}
 
+impl Snapshot {
     /// The files a configuration is made from, to be watched for changes.
     pub(crate) fn files(config: &Config) -> Vec<PathBuf> {
         let mut files = vec![
@@ -199,92 +258,6 @@ impl Snapshot {
     )]
     pub(crate) fn class(&self, class: ClassId) -> &Class {
         &self.classes[class.index().min(self.reserved_class().saturating_sub(1))]
-    }
-}
-
-/// The operator's rules before the built-in ones, over the operator's classes or the built-in ones.
-pub(crate) fn policy(config: &Config) -> Result<Policy, PolicyError> {
-    let admission = &config.admission;
-    let classes = match admission.classes.as_slice() {
-        [] => default_classes(),
-        classes => classes
-            .iter()
-            .map(|class| ClassSpec::new(&class.name))
-            .collect(),
-    };
-    let mut rules: Vec<Rule> = admission
-        .rules
-        .iter()
-        .map(|rule| Rule::new(&rule.name, &rule.class, conditions(&rule.when)))
-        .collect();
-    rules.extend(default_rules());
-    Policy::compile(classes, rules)
-}
-
-/// The operator's hard limits, in the order of the configuration.
-fn hard_limits(
-    config: &Config,
-    policy: &Policy,
-    before: Option<&Limits>,
-) -> Result<Limits, SnapshotError> {
-    let specs = config.admission.limits.iter().map(|limit| LimitSpec {
-        name: limit.name.as_str().into(),
-        when: conditions(&limit.when),
-        class: limit
-            .class
-            .as_deref()
-            .and_then(|class| policy.class_named(class)),
-        per: match limit.per {
-            config::Per::Rule => limits::Per::Rule,
-            config::Per::Class => limits::Per::Class,
-            config::Per::Tenant => limits::Per::Tenant,
-            config::Per::Instance => limits::Per::Instance,
-        },
-        bounds: [limit.concurrency, limit.watches, limit.sessions],
-        rate: limit.rate.map(|rate| {
-            let burst = limit.burst.unwrap_or_else(|| rate.per_second());
-            limits::Rate::new(rate.count(), rate.period(), burst)
-        }),
-        server_time: limit.server_time,
-        deny: limit.deny,
-    });
-    Limits::compile(specs.collect(), before).map_err(SnapshotError::Limits)
-}
-
-fn conditions(when: &config::Match) -> Match {
-    let config::Match {
-        users,
-        groups,
-        service_accounts,
-        sources,
-        node,
-        user_agents,
-        addresses,
-        verbs,
-        api_groups,
-        resources,
-        namespaces,
-        names,
-        scopes,
-        shapes,
-        non_resource,
-    } = when.clone();
-    Match {
-        users,
-        groups,
-        service_accounts,
-        sources,
-        node,
-        user_agents,
-        addresses,
-        verbs,
-        api_groups,
-        resources,
-        namespaces,
-        names,
-        scopes,
-        shapes,
-        non_resource,
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::{status, tenants};
+use super::{policy, status, tenants};
 use crate::clock;
 use crate::explain::{self, Question};
 use crate::learned::Learned;
@@ -27,7 +27,7 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         match self.pid {
             Some(pid) => format!("uid {} (pid {pid})", self.uid),
             None => format!("uid {}", self.uid),
@@ -53,14 +53,14 @@ impl Problem {
         }
     }
 
-    fn or_try(self, next: impl Into<String>) -> Self {
+    pub(super) fn or_try(self, next: impl Into<String>) -> Self {
         Self {
             next: Some(next.into()),
             ..self
         }
     }
 
-    fn not_found(error: impl Into<String>) -> Self {
+    pub(super) fn not_found(error: impl Into<String>) -> Self {
         Self {
             status: StatusCode::NOT_FOUND,
             ..Self::request(error)
@@ -107,8 +107,9 @@ pub(super) fn get(shared: &Shared, path: &str, query: &str) -> Result<Value, Pro
                 )),
             }
         }
+        policies if policies.starts_with("/policy") => policy::get(shared, policies),
         _ => Err(Problem::not_found(
-            "pages: /status /tenants /mode /learned /quarantine /config /revoked /recent?audit_id=ID",
+            "pages: /status /tenants /mode /learned /quarantine /policy /config /revoked /recent?audit_id=ID",
         )),
     }
 }
@@ -130,13 +131,14 @@ pub(super) fn post(
         "/mode" => change_mode(shared, caller, parse(body)?),
         "/quarantine" => quarantine(shared, caller, parse(body)?),
         "/quarantine/remove" => release(shared, caller, &parse(body)?),
+        "/policy" => policy::post(shared, caller, body),
         _ => Err(Problem::not_found(
-            "commands: /explain /mode /quarantine /quarantine/remove",
+            "commands: /explain /mode /quarantine /quarantine/remove /policy",
         )),
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|problem| {
         Problem::request(format!("the command was not understood: {problem}"))
             .or_try("use the spillway binary of the version that runs here (`spillway --version`)")

@@ -29,8 +29,8 @@ use crate::shared::Shared;
 const CONCURRENCY: usize = 16;
 /// How long a request may take to arrive.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest body.
-const MOST_BYTES: usize = 64 << 10;
+/// The longest body: a policy of the greatest length, as JSON may write it.
+const MOST_BYTES: usize = 2 * config::MAX_TEXT;
 
 /// A socket in its place.
 #[derive(Debug)]

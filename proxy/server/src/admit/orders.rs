@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proxy_core::admission::limits::{Asked, Exceeded, Leases, Why};
 use proxy_core::admission::{Mode, retry_after};
-use proxy_core::classify::ClassId;
+use proxy_core::classify::{ClassId, Classified};
 
 use crate::accept::worker::Worker;
 use crate::attribute::Facts;
@@ -18,6 +18,7 @@ use crate::error::Refused;
 use crate::lane::Lane;
 use crate::measures::HeldBack;
 use crate::metrics::Ordered;
+use crate::policy::trial::Trial;
 use crate::snapshot::Snapshot;
 
 /// Who found too many there already comes back within so many seconds; the same as for too many tunnels.
@@ -90,6 +91,29 @@ pub(crate) fn obey(
     }
 }
 
+/// What the request would hold under a policy that is tried in shadow, if it were the one in force; `obeyed` is what the one
+/// in force says.
+pub(crate) fn rehearse(
+    worker: &Worker,
+    trial: &Trial,
+    asked: &Asked<'_>,
+    other: Classified,
+    obeyed: &Result<Leases, Refused>,
+) -> Leases {
+    let mode = worker
+        .shared
+        .engine
+        .mode_of(other.class, asked.identity.tenant());
+    if mode != Mode::Enforce || matches!(obeyed, Err(Refused::HeldBack { .. })) {
+        return Leases::none();
+    }
+    let asked = Asked {
+        class: other.class,
+        ..*asked
+    };
+    trial.rehearse(&asked, obeyed.is_err(), &worker.shared.metrics)
+}
+
 /// Which bound it was, as configuration and metrics call it.
 const fn bound(why: Why) -> &'static str {
     match why {
@@ -101,7 +125,7 @@ const fn bound(why: Why) -> &'static str {
 }
 
 fn exceeds(snapshot: &Snapshot, class: ClassId, facts: &Facts, exceeded: Exceeded) -> Refused {
-    let configured = snapshot.config.admission.limits.get(exceeded.limit);
+    let configured = snapshot.written_limits.get(exceeded.limit);
     let limit = configured.map_or("", |limit| &limit.name).into();
     let message = configured.and_then(|limit| limit.message.as_deref());
     let class = Arc::clone(&snapshot.class(class).name);

@@ -125,6 +125,12 @@ pub(super) fn text(of: &Explanation) -> String {
         bytes(of.bytes),
         of.kind,
     );
+    if let Some(beside) = &of.beside {
+        text += &format!(
+            "beside:   the {} policy says {}, by rule {}\n",
+            beside.policy, beside.class, beside.rule
+        );
+    }
     if let Some(now) = &of.now {
         let reason = now
             .reason

@@ -225,7 +225,7 @@ fn snapshot(config: &Config, file: &Path, found: &mut Findings) -> Option<Snapsh
     let loaded = Metrics::new()
         .map_err(|problem| problem.to_string())
         .and_then(|metrics| {
-            Snapshot::load(config.clone(), 1, &metrics, None).map_err(|problem| problem.to_string())
+            Snapshot::load(config.clone(), 1, &metrics).map_err(|problem| problem.to_string())
         });
     match loaded {
         Ok(snapshot) => {

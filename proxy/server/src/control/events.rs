@@ -31,6 +31,8 @@ const EVERY: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(10);
 /// An overloaded server takes its time, but need not be waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Of a message, in characters; kube-apiserver takes 1024 bytes.
+const LONGEST_MESSAGE: usize = 250;
 /// Culprits remembered.
 const MOST: usize = 64;
 
@@ -122,7 +124,6 @@ fn event(shared: &Shared, snapshot: &Snapshot, culprit: &Culprit, namespace: &st
     let tenant = &culprit.tenant;
     let name = shared.names.of(tenant.tenant);
     let shape = tenant.shape.map(|shape| shared.names.of(shape));
-    let now = clock::rfc3339(clock::unix_seconds());
     let message = format!(
         "The API server is overloaded, and {name} is behind it: {} in class {}, {} instances, {:.0} % of all server time \
          asked for, since {}",
@@ -132,14 +133,33 @@ fn event(shared: &Shared, snapshot: &Snapshot, culprit: &Culprit, namespace: &st
         f64::from(tenant.share) * 100.0,
         clock::rfc3339(clock::to_unix(tenant.since.unwrap_or(culprit.overload))),
     );
+    // An Event lies in the namespace of what it is about.
+    let about = json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "User", "name": &*name, "namespace": namespace });
+    document(
+        snapshot,
+        namespace,
+        ("spillway-culprit-", "OverloadCulprit"),
+        &about,
+        &message,
+    )
+}
+
+/// `(beginning of its name, reason)`.
+fn document(
+    snapshot: &Snapshot,
+    namespace: &str,
+    (name, reason): (&str, &str),
+    about: &Value,
+    message: &str,
+) -> Value {
+    let now = clock::rfc3339(clock::unix_seconds());
     json!({
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": { "generateName": "spillway-culprit-", "namespace": namespace },
-        // An Event lies in the namespace of what it is about.
-        "involvedObject": { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "User", "name": &*name, "namespace": namespace },
+        "metadata": { "generateName": name, "namespace": namespace },
+        "involvedObject": about,
         "type": "Warning",
-        "reason": "OverloadCulprit",
+        "reason": reason,
         "message": message,
         "firstTimestamp": now,
         "lastTimestamp": now,
@@ -148,6 +168,33 @@ fn event(shared: &Shared, snapshot: &Snapshot, culprit: &Culprit, namespace: &st
         "reportingComponent": "spillway",
         "reportingInstance": snapshot.config.listen.main.first().map(ToString::to_string).unwrap_or_default(),
     })
+}
+
+/// Tells of a policy, where `admission.culprit_events` names a namespace for Events. Once, whether or not it arrives.
+/// Inside a `LocalSet`.
+pub(crate) fn policy(shared: &Arc<Shared>, reason: &'static str, message: &str) {
+    let snapshot = shared.snapshot.load_full();
+    let Some(namespace) = snapshot.config.admission.culprit_events.clone() else {
+        return;
+    };
+    let source = snapshot.config.policy.from_cluster.as_ref();
+    let name = source.map_or("spillway-policy", |source| &source.name);
+    let about =
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": name, "namespace": namespace });
+    let message: String = message.chars().take(LONGEST_MESSAGE).collect();
+    let event = document(
+        &snapshot,
+        &namespace,
+        ("spillway-policy-", reason),
+        &about,
+        &message,
+    );
+    tokio::task::spawn_local(async move {
+        let sent = tokio::time::timeout(PATIENCE, send(&snapshot, &namespace, &event)).await;
+        if let Err(problem) = sent.map_err(EventError::from).flatten() {
+            warn!(namespace, reason, %problem, "no Event could be created about a policy");
+        }
+    });
 }
 
 async fn send(snapshot: &Snapshot, namespace: &str, event: &Value) -> Result<(), EventError> {

@@ -14,8 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::policy::{self, PolicyProblem};
 use crate::shared::Shared;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Base, Snapshot};
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -95,12 +96,12 @@ fn reload(reloader: &Reloader, shared: &Shared) {
     };
     let changes = Change::between(&old.config, &config);
     let generation = old.generation + 1;
-    match Snapshot::load(config, generation, &shared.metrics, Some(&old.limits)) {
+    let base = Base::load(config, generation, &shared.metrics).map_err(PolicyProblem::from);
+    match base.and_then(|base| policy::rebase(shared, Arc::new(base))) {
         Err(problem) => refused(shared, &problem.to_string()),
-        Ok(snapshot) => {
+        Ok(()) => {
             // The keys may have changed, and with them what is known about tokens.
             shared.tokens.clear();
-            shared.snapshot.store(Arc::new(snapshot));
             let above = shared.change_mode(|changes| changes.len());
             if above > 0 {
                 warn!(

@@ -15,6 +15,7 @@ use proxy_core::classify::MAX_CLASSES;
 use super::{Code, Metrics, Ordered, SECONDS, VERBS};
 use crate::admin::tenants;
 use crate::lane::Lane;
+use crate::policy::trial::Difference;
 
 /// A family of series.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +121,51 @@ const LABELS: &[(&str, &[Label])] = &[
     ),
     ("spillway_response_bytes_total", &[CLASS]),
     ("spillway_collapsed_total", &[CLASS]),
+    (
+        "spillway_policy_moved_total",
+        &[
+            ("from", "the configured classes", MAX_CLASSES),
+            ("to", "the configured classes", MAX_CLASSES),
+        ],
+    ),
+    (
+        "spillway_policy_limit_differences_total",
+        &[(
+            "difference",
+            "`newly_refused`, `newly_passed`",
+            Difference::ALL.len(),
+        )],
+    ),
+    (
+        "spillway_policy_guarded_total",
+        &[
+            ("policy", "`old`, `new`", 2),
+            ("outcome", "`served`, `refused` (by Spillway), `failed`", 3),
+        ],
+    ),
+    (
+        "spillway_policy_returns_total",
+        &[("harm", "`refusals`, `errors`", 2)],
+    ),
+    (
+        "spillway_policy_cluster_updates_total",
+        &[("result", "`applied`, `refused`", 2)],
+    ),
+    (
+        "spillway_policy_stage",
+        &[(
+            "stage",
+            "`none`, `shadow`, `percent`, `watched` (in force for all, and may still be given up), `returned` (given up by itself), `undone` (by an operator)",
+            6,
+        )],
+    ),
+    ("spillway_policy_candidate_ratio", &[]),
+    (
+        "spillway_policy_digest",
+        &[("policy", "`current`, `candidate`", 2)],
+    ),
+    ("spillway_policy_kept", &[]),
+    ("spillway_policy_cluster_up", &[]),
     ("spillway_counted_resources", &[]),
     ("spillway_shared_probe_seconds", &[]),
     ("spillway_small_read_p99_seconds", &[]),

@@ -35,6 +35,19 @@ pub(super) fn of_process(metrics: &Metrics) {
             .counter("spillway_config_reloads_total", &[("result", result)])
             .increment(0);
     }
+    for harm in ["refusals", "errors"] {
+        metrics
+            .counter("spillway_policy_returns_total", &[("harm", harm)])
+            .increment(0);
+    }
+    for result in ["applied", "refused"] {
+        metrics
+            .counter(
+                "spillway_policy_cluster_updates_total",
+                &[("result", result)],
+            )
+            .increment(0);
+    }
     for code in ["429", "504"] {
         metrics
             .counter("spillway_upstream_refusals_total", &[("code", code)])

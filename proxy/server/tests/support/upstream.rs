@@ -3,6 +3,7 @@
 //! What it does with a request stands in the request's `x-script` header; see [`script`]. The proxy's probes carry none
 //! and are answered at once; so are its questions about whose a token is.
 
+mod config_map;
 mod goaway;
 mod script;
 
@@ -59,6 +60,7 @@ pub struct State {
     refusals: AtomicUsize,
     goaways: AtomicUsize,
     max_streams: u32,
+    config_map: Arc<config_map::ConfigMap>,
 }
 
 /// One connection, as its requests see it.
@@ -102,6 +104,7 @@ impl Upstream {
             refusals: AtomicUsize::new(0),
             goaways: AtomicUsize::new(settings.goaway_first),
             max_streams: settings.max_streams.unwrap_or(100),
+            config_map: Arc::default(),
         });
         let acceptor = TlsAcceptor::from(tls(pki));
         let (stop, mut stopped) = watch::channel(false);
@@ -156,6 +159,11 @@ impl Upstream {
     /// The proxy's own questions for that key set.
     pub fn fetches(&self) -> Vec<Seen> {
         self.state.fetches.lock().expect("no panic").clone()
+    }
+
+    /// The one ConfigMap there is.
+    pub fn config_map(&self) -> &config_map::ConfigMap {
+        &self.state.config_map
     }
 
     /// What arrived last.
