@@ -40,6 +40,7 @@ mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod history;
 mod lane;
 mod lane_call;
 pub mod logging;
@@ -50,6 +51,7 @@ mod overrides;
 mod recent;
 mod reserved;
 pub mod run;
+mod sessions;
 mod shared;
 mod snapshot;
 
