@@ -1,9 +1,11 @@
-//! The admin side: metrics, liveness, readiness. Plain HTTP on loopback, on a thread of its own.
+//! The admin side: metrics, liveness, readiness, the console. Plain HTTP on loopback, on a thread of its own.
 //!
 //! Here tower's ready-made parts do the work: a request takes a bounded time, and there is a bounded number of them.
 
 mod commands;
+mod console;
 mod costs;
+mod guard;
 pub(crate) mod inherit;
 mod policy;
 mod sensors;
@@ -48,6 +50,7 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
+    let _ = shared.admin_address.set(listener.local_addr()?);
     let listener = TcpListener::from_std(listener)?;
     let pages = ServiceBuilder::new()
         .load_shed()
@@ -56,7 +59,14 @@ pub(crate) async fn serve(
         .service(tower_service(move |request: Request<Incoming>| {
             let shared = Arc::clone(&shared);
             async move {
-                Ok::<_, Infallible>(page(&shared, request.method(), request.uri().path()))
+                let path = request.uri().path();
+                Ok::<_, Infallible>(if console::serves(path) {
+                    console::answer(&shared, request).await
+                } else if guard::open_to_any_name(path) || guard::is_local(&request) {
+                    page(&shared, request.method(), path)
+                } else {
+                    guard::not_local()
+                })
             }
         }));
     loop {
@@ -112,7 +122,7 @@ fn page(shared: &Shared, method: &Method, path: &str) -> Page {
         "/costs" => json(&costs::page(shared)),
         _ => text(
             StatusCode::NOT_FOUND,
-            "pages: /metrics /livez /readyz /tenants /costs",
+            "pages: /console /metrics /livez /readyz /tenants /costs",
         ),
     }
 }

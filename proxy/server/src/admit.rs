@@ -10,6 +10,7 @@ pub(crate) mod running;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use proxy_core::admission::retry_after;
 use proxy_core::admission::{Ask, Decision, Offer, Permit, Refusal, Wake};
@@ -58,11 +59,14 @@ pub(crate) async fn admit(
         instance: identified.identity.instance(address_hash),
         shape: facts.shape.hash(),
     };
+    let arrived = clock::now();
+    let mut now = arrived;
     if facts.verb == Verb::Watch && worker.lane == Lane::Main {
         begin::begin(worker, snapshot, &ask).await?;
+        now = clock::now();
     }
     let mut decision = None;
-    let offer = worker.shared.engine.offer(ask, clock::now(), || {
+    let offer = worker.shared.engine.offer(ask, now, || {
         let (sender, receiver) = oneshot::channel();
         decision = Some(receiver);
         Waiter(sender)
@@ -70,8 +74,12 @@ pub(crate) async fn admit(
     if worker.lane == Lane::Reserved {
         return reserved(worker, snapshot, offer);
     }
+    let tally = &snapshot.class(class).metrics.tally;
     match offer {
-        Offer::Admitted(permit) => Ok(Some(counted(worker, snapshot, permit))),
+        Offer::Admitted(permit) => {
+            tally.admitted(now.saturating_since(arrived));
+            Ok(Some(counted(worker, snapshot, permit)))
+        }
         Offer::Shed(refusal) => Err(shed(worker, snapshot, facts, &refusal)),
         Offer::Waiting(ticket) => {
             let decided = match decision {
@@ -80,7 +88,10 @@ pub(crate) async fn admit(
             };
             drop(ticket);
             match decided {
-                Ok(Decision::Admitted(permit)) => Ok(Some(counted(worker, snapshot, permit))),
+                Ok(Decision::Admitted(permit)) => {
+                    tally.admitted(clock::now().saturating_since(arrived));
+                    Ok(Some(counted(worker, snapshot, permit)))
+                }
                 Ok(Decision::Shed(refusal)) => Err(shed(worker, snapshot, facts, &refusal)),
                 // The engine let go of the waiter without a word, which it never does: fail open.
                 Err(_) => Ok(None),
@@ -102,11 +113,18 @@ fn counted(worker: &Worker, snapshot: &Snapshot, permit: Permit) -> Permit {
 
 /// The reserved lane is counted by the engine, so that the limit knows of it, and refused only at its own bound.
 fn reserved(worker: &Worker, snapshot: &Snapshot, offer: Offer) -> Result<Option<Permit>, Error> {
+    let class = snapshot.classes.get(snapshot.reserved_class());
     // This request is counted already.
     if worker.lane_state().in_flight.load(Ordering::Relaxed)
         > u64::from(snapshot.config.reserved.max_in_flight)
     {
+        if let Some(class) = class {
+            class.metrics.tally.lane_full();
+        }
         return Err(Refused::ReservedLaneFull.into());
+    }
+    if let Some(class) = class {
+        class.metrics.tally.admitted(Duration::ZERO);
     }
     match offer {
         Offer::Admitted(permit) => Ok(Some(permit)),

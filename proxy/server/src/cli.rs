@@ -9,6 +9,7 @@ mod admin_client;
 mod attributes;
 mod break_glass;
 mod config_show;
+mod console;
 mod explain;
 mod import_apf;
 mod install;
@@ -78,6 +79,7 @@ enum Commands {
     Mode(mode::ModeArgs),
     Level(level::LevelArgs),
     Culprit(level::CulpritArgs),
+    Console(console::ConsoleArgs),
     BreakGlass(break_glass::BreakGlassArgs),
     Config(config_show::ConfigArgs),
     ImportApf(import_apf::ImportArgs),
@@ -170,6 +172,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Commands::Policy(arguments) => policy::run(arguments),
         Commands::BreakGlass(command) => done(command.run()),
         Commands::Level(command) => done(command.run()),
+        Commands::Console(command) => done(command.run()),
         Commands::Culprit(command) => match command.run() {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,

@@ -87,6 +87,7 @@ pub(crate) async fn run(
             if let Some(why) = policy_guard.look(&shared) {
                 events::policy(&shared, "PolicyReturned", &why);
             }
+            shared.history.look(&shared, clock::now());
         }
         if count.is_multiple_of(UPKEEP_TICKS) {
             shared.metrics.upkeep();
@@ -123,7 +124,7 @@ fn end_mode_changes(shared: &Arc<Shared>) {
 }
 
 /// The host's word on the server's memory, or else its own.
-fn memory(shared: &Shared, now: Time) -> Option<Memory> {
+pub(crate) fn memory(shared: &Shared, now: Time) -> Option<Memory> {
     let sensed = shared.sensed.get(now).and_then(|reading| reading.memory);
     sensed.or_else(|| {
         let limit = shared.snapshot.load().config.upstream.memory_limit;

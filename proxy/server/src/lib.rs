@@ -41,6 +41,7 @@ mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod history;
 mod kept;
 mod lane;
 mod lane_call;
@@ -54,6 +55,7 @@ mod policy;
 mod recent;
 mod reserved;
 pub mod run;
+mod sessions;
 mod shared;
 mod snapshot;
 

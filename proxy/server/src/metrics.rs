@@ -6,7 +6,10 @@
 mod class;
 mod policy;
 mod reference;
+mod tally;
 mod zero;
+
+use std::sync::Arc;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{
@@ -14,9 +17,11 @@ use metrics_exporter_prometheus::{
 };
 use proxy_core::admission::Shed;
 use proxy_core::attributes::Verb;
+use proxy_core::classify::MAX_CLASSES;
 
 pub(crate) use class::ClassMetrics;
 pub use reference::{Family, families, reference};
+pub(crate) use tally::{Count, REASONS, Tally, reasons};
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
@@ -128,6 +133,8 @@ impl Ordered {
 pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    /// By position of the class; the reserved lane comes after the last one.
+    tallies: [Arc<Tally>; MAX_CLASSES + 1],
 }
 
 impl std::fmt::Debug for Metrics {
@@ -146,6 +153,7 @@ impl Metrics {
         let metrics = Self {
             handle: recorder.handle(),
             recorder,
+            tallies: Default::default(),
         };
         Self::describe(&metrics.recorder);
         zero::of_process(&metrics);
@@ -155,6 +163,12 @@ impl Metrics {
     /// The page for Prometheus.
     pub(crate) fn render(&self) -> String {
         self.handle.render()
+    }
+
+    /// What is counted for the console of the class at this position, whatever its name: it outlives reloads.
+    pub(crate) fn tally(&self, class: usize) -> Arc<Tally> {
+        let known = self.tallies.get(class).or_else(|| self.tallies.last());
+        known.map_or_else(Arc::default, Arc::clone)
     }
 
     /// Drains raw samples into buckets; to be called every few seconds.

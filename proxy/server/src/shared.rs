@@ -1,7 +1,8 @@
 //! What all threads of a process share. On the path of a request: one load of the snapshot, atomics, nothing locked.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
 use proxy_core::admission::Engine;
@@ -18,6 +19,7 @@ use crate::clock;
 use crate::control::host::Sensed;
 use crate::control::lane_check::LaneCheck;
 use crate::control::scrape::Said;
+use crate::history::History;
 use crate::identify::memory::TokenMemory;
 use crate::identify::published::PublishedKeys;
 use crate::lane::Lane;
@@ -27,6 +29,7 @@ use crate::names::Names;
 use crate::overrides::{self, ModeChange, Overrides};
 use crate::policy::Policies;
 use crate::recent::Recent;
+use crate::sessions::Sessions;
 use crate::snapshot::Snapshot;
 use crate::upstream::stale::Store;
 
@@ -95,6 +98,12 @@ pub(crate) struct Shared {
     pub(crate) overrides: Overrides,
     /// The last requests.
     pub(crate) recent: Recent,
+    /// The last minutes, second by second.
+    pub(crate) history: History,
+    /// Where the console is served.
+    pub(crate) admin_address: OnceLock<SocketAddr>,
+    /// Who may use the console's switches.
+    pub(crate) sessions: Sessions,
     /// Whether a call through the reserved lane works.
     pub(crate) lane_check: LaneCheck,
     /// The probe as of the last tick.
@@ -148,6 +157,9 @@ impl Shared {
             windows: Mutex::default(),
             overrides,
             recent: Recent::default(),
+            history: History::new(clock::now()),
+            admin_address: OnceLock::new(),
+            sessions: Sessions::default(),
             lane_check: LaneCheck::default(),
             probe: Mutex::new(ProbeView::calm()),
             calm_since: AtomicU64::new(u64::MAX),

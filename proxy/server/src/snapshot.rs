@@ -185,9 +185,10 @@ impl Base {
             .map(|class| &*class.name)
             .chain([RESERVED]);
         let classes = names
-            .map(|name| Class {
+            .enumerate()
+            .map(|(at, name)| Class {
                 name: name.into(),
-                metrics: ClassMetrics::new(metrics, name),
+                metrics: ClassMetrics::new(metrics, at, name),
             })
             .collect();
         let mut expiries = vec![

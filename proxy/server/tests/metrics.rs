@@ -238,13 +238,14 @@ async fn a_request_is_counted_once_by_how_it_ended() {
 }
 
 #[tokio::test]
-async fn the_admin_side_has_three_pages_and_takes_no_orders() {
+async fn the_admin_side_has_its_pages_and_no_others() {
     let world = World::new();
     for (path, status) in [
         ("/livez", 200),
         ("/readyz", 200),
         ("/metrics", 200),
-        ("/", 404),
+        ("/", 302),
+        ("/console", 200),
         ("/debug/pprof", 404),
     ] {
         if path == "/readyz" {

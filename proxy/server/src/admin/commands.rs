@@ -2,6 +2,8 @@
 //!
 //! Every change is written to the log with who asked for it, before it is answered.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,24 +15,39 @@ use crate::explain::{self, Question};
 use crate::learned::Learned;
 use crate::measures::{Done, NewMeasure};
 use crate::overrides::{self, ModeChange, ModeName};
+use crate::sessions::{self, Holder};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
 /// The longest a run-time change may be asked to last, in seconds.
 const LONGEST: u64 = 30 * 24 * 3600;
 
-/// The process at the other end of the socket, as the system knows it.
+/// Who asks: the process at the other end of the socket, as the system knows it, or whoever got a ticket for the console.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub(super) uid: u32,
     pub(super) pid: Option<i32>,
+    /// The console's user, as they called themselves when they asked for the ticket.
+    pub(super) console: Option<String>,
 }
 
 impl Caller {
     pub(super) fn name(&self) -> String {
-        match self.pid {
+        let name = match self.pid {
             Some(pid) => format!("uid {} (pid {pid})", self.uid),
             None => format!("uid {}", self.uid),
+        };
+        match &self.console {
+            Some(user) => format!("{user}, {name}, by the console"),
+            None => name,
+        }
+    }
+
+    /// As the author of a measure. The console's user is known already, whatever the page says.
+    fn author(&self, says: &str) -> String {
+        match self.console {
+            Some(_) => self.name(),
+            None => format!("{says}, {}", self.name()),
         }
     }
 }
@@ -58,6 +75,22 @@ impl Problem {
             next: Some(next.into()),
             ..self
         }
+    }
+
+    pub(super) fn forbidden(error: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            ..Self::request(error)
+        }
+    }
+
+    /// Of the console, without a ticket or a session.
+    pub(super) fn locked() -> Self {
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            ..Self::request("the switches are locked")
+        }
+        .or_try("unlock them with the link that `spillway console` prints on this node")
     }
 
     pub(super) fn not_found(error: impl Into<String>) -> Self {
@@ -132,8 +165,10 @@ pub(super) fn post(
         "/quarantine" => quarantine(shared, caller, parse(body)?),
         "/quarantine/remove" => release(shared, caller, &parse(body)?),
         "/policy" => policy::post(shared, caller, body),
+        "/console" => issue(shared, caller, parse(body)?),
+        "/console/end" => Ok(end_sessions(shared, caller)),
         _ => Err(Problem::not_found(
-            "commands: /explain /mode /quarantine /quarantine/remove /policy",
+            "commands: /explain /mode /quarantine /quarantine/remove /policy /console /console/end",
         )),
     }
 }
@@ -150,7 +185,7 @@ fn quarantine(shared: &Shared, caller: &Caller, mut new: NewMeasure) -> Result<V
     if let Some(class) = &new.target.class {
         known_class(&shared.snapshot.load(), class)?;
     }
-    new.author = format!("{}, {}", new.author, caller.name());
+    new.author = caller.author(&new.author);
     let done = shared.measures.add(new, clock::unix_seconds());
     done.map(|done| measure_page(&done))
         .map_err(|problem| Problem::request(problem.to_string()))
@@ -165,7 +200,7 @@ struct Release {
 }
 
 fn release(shared: &Shared, caller: &Caller, wish: &Release) -> Result<Value, Problem> {
-    let by = format!("{}, {}", wish.author, caller.name());
+    let by = caller.author(&wish.author);
     let done = shared.measures.remove(wish.id, &by).ok_or_else(|| {
         Problem::not_found(format!("no measure {} is in force", wish.id))
             .or_try("see what is: spillway quarantine list")
@@ -179,6 +214,54 @@ fn measure_page(done: &Done) -> Value {
         Err(problem) => json!(problem.to_string()),
     };
     json!({ "measure": done.measure, "kept": kept })
+}
+
+/// A wish for a ticket to the console's switches.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TicketWish {
+    author: String,
+    /// How long the switches shall work, in seconds.
+    seconds: u64,
+}
+
+/// Issues a ticket to whoever could ask over the socket.
+fn issue(shared: &Shared, caller: &Caller, wish: TicketWish) -> Result<Value, Problem> {
+    let author = wish.author.trim();
+    let sound = !author.is_empty() && author.chars().count() <= 80;
+    if !sound || author.chars().any(char::is_control) {
+        return Err(Problem::request(
+            "who asks: 1 to 80 characters on one line are needed",
+        ));
+    }
+    let lasts = Duration::from_secs(wish.seconds);
+    if !(Duration::from_secs(60)..=sessions::LONGEST).contains(&lasts) {
+        return Err(Problem::request("the switches work for 1m to 8h"));
+    }
+    let Some(address) = shared.admin_address.get() else {
+        return Err(Problem::request("the console is not served yet").or_try("try again"));
+    };
+    let holder = Holder {
+        name: author.to_owned(),
+        uid: caller.uid,
+        pid: caller.pid,
+    };
+    let ticket = shared.sessions.issue(holder, lasts, clock::now());
+    let ticket = ticket.map_err(|problem| Problem::request(problem.to_string()))?;
+    info!(target: "spillway::audit", by = %caller.author(author), seconds = wish.seconds,
+          "a ticket to the console's switches was issued");
+    Ok(json!({
+        "url": format!("http://{address}/console#ticket={ticket}"),
+        "address": address,
+        "ticket_seconds": sessions::TICKET.as_secs(),
+        "seconds": wish.seconds,
+    }))
+}
+
+fn end_sessions(shared: &Shared, caller: &Caller) -> Value {
+    let ended = shared.sessions.end_all(clock::now());
+    info!(target: "spillway::audit", by = %caller.name(), ended, "all tickets and sessions of the console were ended");
+    json!({ "ended": ended })
 }
 
 /// # Errors
@@ -260,7 +343,7 @@ fn kept_mode_page(shared: &Shared) -> Value {
     page
 }
 
-fn mode_page(shared: &Shared) -> Value {
+pub(super) fn mode_page(shared: &Shared) -> Value {
     let snapshot = shared.snapshot.load();
     let view = shared.engine.view(clock::now());
     let named = snapshot.classes.iter().zip(&view.classes);

@@ -154,6 +154,7 @@ async fn connection(stream: UnixStream, shared: Arc<Shared>) {
     let caller = Caller {
         uid: credentials.uid(),
         pid: credentials.pid(),
+        console: None,
     };
     let service = service_fn(move |request| {
         let (shared, caller) = (Arc::clone(&shared), caller.clone());

@@ -59,6 +59,7 @@ pub(super) async fn begin(
         return Ok(());
     }
     let class = snapshot.class(ask.class);
+    class.metrics.tally.ramp();
     shared
         .metrics
         .counter(

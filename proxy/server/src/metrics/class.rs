@@ -1,12 +1,12 @@
 //! What is counted of one class: handles resolved when a configuration is loaded, or when first needed.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use metrics::{Counter, Histogram};
 use proxy_core::admission::Shed;
 use proxy_core::attributes::Verb;
 
-use super::{Code, Metrics, Ordered, SHEDS, VERBS, reason, zero};
+use super::{Code, Metrics, Ordered, SHEDS, Tally, VERBS, reason, zero};
 use crate::lane::Lane;
 
 /// The handles of one class.
@@ -20,6 +20,7 @@ pub(crate) struct ClassMetrics {
     pub(crate) response_bytes: Counter,
     collapsed: OnceLock<Counter>,
     stale: OnceLock<Counter>,
+    pub(crate) tally: Arc<Tally>,
 }
 
 impl std::fmt::Debug for ClassMetrics {
@@ -31,7 +32,8 @@ impl std::fmt::Debug for ClassMetrics {
 }
 
 impl ClassMetrics {
-    pub(crate) fn new(metrics: &Metrics, name: &str) -> Self {
+    /// Of the class of this name at position `at`.
+    pub(crate) fn new(metrics: &Metrics, at: usize, name: &str) -> Self {
         let labels = [("class", name)];
         zero::of_class(metrics, name);
         Self {
@@ -46,6 +48,7 @@ impl ClassMetrics {
             response_bytes: metrics.counter("spillway_response_bytes_total", &labels),
             collapsed: OnceLock::new(),
             stale: OnceLock::new(),
+            tally: metrics.tally(at),
         }
     }
 
@@ -74,24 +77,28 @@ impl ClassMetrics {
 
     /// Counts one read that was answered with another's call.
     pub(crate) fn collapsed(&self, metrics: &Metrics) {
+        self.tally.spared();
         let register = || metrics.counter("spillway_collapsed_total", &[("class", &self.name)]);
         self.collapsed.get_or_init(register).increment(1);
     }
 
     /// Counts one LIST that was answered with what was last answered.
     pub(crate) fn stale(&self, metrics: &Metrics) {
+        self.tally.spared();
         let register = || metrics.counter("spillway_stale_total", &[("class", &self.name)]);
         self.stale.get_or_init(register).increment(1);
     }
 
     /// Counts one refusal, real or of the shadow.
     pub(crate) fn shed(&self, metrics: &Metrics, shed: Shed, shadow: bool) {
+        self.tally.shed(shed, shadow);
         let index = usize::from(shadow) * SHEDS + (shed as usize).min(SHEDS - 1);
         self.refused(metrics, self.sheds.get(index), reason(shed), shadow);
     }
 
     /// Counts one refusal by order of the operator, real or of the shadow.
     pub(crate) fn ordered(&self, metrics: &Metrics, ordered: Ordered, shadow: bool) {
+        self.tally.ordered(ordered, shadow);
         let index = usize::from(shadow) * Ordered::ALL + ordered as usize;
         self.refused(metrics, self.ordered.get(index), ordered.reason(), shadow);
     }
