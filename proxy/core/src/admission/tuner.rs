@@ -95,6 +95,13 @@ pub(super) struct Use {
 }
 
 impl Use {
+    /// How long to wait for what runs beyond the bound: twice what such requests are thought to
+    /// take, because they share the server. At most three seconds.
+    fn lasts(&self) -> Duration {
+        let typical = self.outstanding / self.running.max(1);
+        Duration::from_micros(2 * typical).clamp(SETTLE, Duration::from_secs(3))
+    }
+
     /// Where a brake starts from: half a long request above what runs. Long requests come
     /// whole, and from exactly two the slightest brake would leave one. From two and a
     /// half, one severe brake does, or several slight ones.
@@ -241,7 +248,7 @@ impl Dial {
     }
 
     fn observe(&mut self, used: &Use, now: Time) {
-        self.history.push(used.outstanding, used.served);
+        self.history.push(self.us, used.outstanding, used.served);
         if used.need.is_some() || used.reached.saturating_mul(2) >= self.us {
             self.used = now;
         }
@@ -389,7 +396,7 @@ impl Tuner {
     fn come_back(&mut self, now: Time) -> Option<(TunerState, Reason)> {
         let (good, since) = self.outage?;
         let since = since.unwrap_or(now);
-        let share = 0.15 * now.saturating_since(since).as_secs_f64().exp2();
+        let share = 0.25 * now.saturating_since(since).as_secs_f64().exp2();
         if share >= 1.0 {
             self.set(good);
             self.outage = None;
@@ -426,7 +433,7 @@ impl Tuner {
             let unfinished = long.running > 1 && long.reached > self.dials[1].us;
             let pending = since < SETTLE || unfinished;
             let soon = since < Duration::from_millis(200);
-            if soon || (pending && !severe && !worse && since < Duration::from_secs(3)) {
+            if soon || (pending && !severe && !worse && since < long.lasts()) {
                 return Some((TunerState::Hold, Reason::TakingEffect));
             }
         }
