@@ -41,3 +41,32 @@ impl Deferral {
         (later..MAX_CLASSES).fold(0, |mask, class| mask | bit(Kind::Long, class))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_less_important_than_the_most_important_refused_waits_and_not_for_long() {
+        let mut deferral = Deferral::default();
+        assert_eq!(deferral.mask(Time(0)), 0);
+        deferral.note(5, Shed::Deadline, Time(0));
+        assert_eq!(
+            deferral.mask(Time(1)),
+            (6..MAX_CLASSES).fold(0, |mask, class| mask | bit(Kind::Long, class))
+        );
+        deferral.note(2, Shed::Early, Time(50_000));
+        assert_ne!(deferral.mask(Time(50_000)) & bit(Kind::Long, 3), 0);
+        assert_eq!(deferral.mask(Time(50_000)) & bit(Kind::Long, 2), 0);
+        assert_eq!(deferral.mask(Time(160_000)), 0);
+    }
+
+    #[test]
+    fn a_bound_of_its_own_is_nobody_elses_doing() {
+        let mut deferral = Deferral::default();
+        deferral.note(0, Shed::HardBound, Time(0));
+        assert_eq!(deferral.mask(Time(0)), 0);
+        deferral.note(MAX_CLASSES - 1, Shed::QueueFull, Time(0));
+        assert_eq!(deferral.mask(Time(0)), 0, "nobody is less important");
+    }
+}

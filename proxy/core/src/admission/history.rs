@@ -5,11 +5,12 @@
 //! This regresses work served on work outstanding over fifty windows, and speaks only when
 //! the answer is certain enough; completions of long requests are few and lumpy.
 //!
-//! What is outstanding varies by itself, and what varies by chance explains nothing: a plain
-//! regression would find no gain whenever load comes in bursts. So it only compares windows
-//! with different bounds, by their means (the bound is the instrument of a two-stage
-//! regression, after Wald 1940): if more is not outstanding under a higher bound, nobody
-//! needed it, and it says nothing.
+//! What is outstanding also varies by itself, and that explains little: a plain regression
+//! finds no gain whenever load comes in bursts ([`Compare::Windows`]). That is good enough
+//! where caution costs nothing. Where it is the only reason to refuse somebody, only windows
+//! with different bounds are compared, by their means (the bound is the instrument of a
+//! two-stage regression, after Wald 1940; [`Compare::Bounds`]): if more is not outstanding
+//! under a higher bound, that bound did no harm.
 
 use std::collections::VecDeque;
 
@@ -19,6 +20,15 @@ const WINDOWS: usize = 50;
 const NO_GAIN: f64 = 0.3;
 /// Standard errors that the elasticity must be away from that.
 const CERTAINTY: f64 = 1.6;
+
+/// What is compared with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compare {
+    /// Each window with every other.
+    Windows,
+    /// What went on under one bound with what went on under others.
+    Bounds,
+}
 
 /// One window of one bound.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +60,8 @@ impl History {
         self.windows.clear();
     }
 
-    /// Whether more was outstanding under some bounds than under others, and certainly no more
-    /// got done.
-    pub(super) fn more_is_no_gain(&self) -> bool {
+    /// Whether more was outstanding in some than in others, and certainly no more got done.
+    pub(super) fn more_is_no_gain(&self, compare: Compare) -> bool {
         let n = self.windows.len() as f64;
         if n < WINDOWS as f64 / 2.0 {
             return false;
@@ -68,7 +77,9 @@ impl History {
         while let Some(first) = windows.next() {
             let (mut x, mut y) = relative(first);
             let mut count = 1.0;
-            while let Some(next) = windows.next_if(|next| next.bound == first.bound) {
+            while let Some(next) =
+                windows.next_if(|next| compare == Compare::Bounds && next.bound == first.bound)
+            {
                 let (dx, dy) = relative(next);
                 (x, y, count) = (x + dx, y + dy, count + 1.0);
             }
@@ -97,6 +108,8 @@ impl History {
 mod tests {
     use super::*;
 
+    const BOTH: [Compare; 2] = [Compare::Windows, Compare::Bounds];
+
     fn history(served: impl Fn(u64) -> u64) -> History {
         let mut history = History::default();
         for window in 0..50_u64 {
@@ -108,12 +121,16 @@ mod tests {
 
     #[test]
     fn throughput_that_follows_is_a_gain() {
-        assert!(!history(|outstanding| outstanding / 2).more_is_no_gain());
+        for compare in BOTH {
+            assert!(!history(|outstanding| outstanding / 2).more_is_no_gain(compare));
+        }
     }
 
     #[test]
     fn throughput_that_stays_is_no_gain() {
-        assert!(history(|_| 700).more_is_no_gain());
+        for compare in BOTH {
+            assert!(history(|_| 700).more_is_no_gain(compare));
+        }
     }
 
     #[test]
@@ -126,7 +143,9 @@ mod tests {
                 if window % 17 == 3 { 9_000 } else { 0 },
             );
         }
-        assert!(!history.more_is_no_gain());
+        for compare in BOTH {
+            assert!(!history.more_is_no_gain(compare));
+        }
     }
 
     #[test]
@@ -135,7 +154,9 @@ mod tests {
         for window in 0..50 {
             history.push(1, 1_000 + window % 3, 700);
         }
-        assert!(!history.more_is_no_gain());
+        for compare in BOTH {
+            assert!(!history.more_is_no_gain(compare));
+        }
     }
 
     #[test]
@@ -147,7 +168,9 @@ mod tests {
             one.push(1, burst(window), 700);
             unused.push(window / 10, burst(window), 700);
         }
-        assert!(!one.more_is_no_gain());
-        assert!(!unused.more_is_no_gain());
+        for history in [one, unused] {
+            assert!(!history.more_is_no_gain(Compare::Bounds));
+            assert!(history.more_is_no_gain(Compare::Windows), "less careful");
+        }
     }
 }

@@ -19,7 +19,7 @@
 
 use std::time::Duration;
 
-use super::history::History;
+use super::history::{Compare, History};
 use super::{Kind, SLICE_US, Settings, Signals};
 use crate::time::Time;
 
@@ -95,13 +95,6 @@ pub(super) struct Use {
 }
 
 impl Use {
-    /// How long to wait for what runs beyond the bound: twice what such requests are thought to
-    /// take, because they share the server. At most three seconds.
-    fn lasts(&self) -> Duration {
-        let typical = self.outstanding / self.running.max(1);
-        Duration::from_micros(2 * typical).clamp(SETTLE, Duration::from_secs(3))
-    }
-
     /// Where a brake starts from: half a long request above what runs. Long requests come
     /// whole, and from exactly two the slightest brake would leave one. From two and a
     /// half, one severe brake does, or several slight ones.
@@ -233,11 +226,11 @@ impl Dial {
     }
 
     /// Take back a step that got no more done.
-    fn undo_fruitless_step(&mut self, now: Time) -> bool {
+    fn undo_fruitless_step(&mut self, compare: Compare, now: Time) -> bool {
         let Some((_, before)) = self.step else {
             return false;
         };
-        if !self.history.more_is_no_gain() {
+        if !self.history.more_is_no_gain(compare) {
             return false;
         }
         self.us = before.clamp(self.floor, self.max);
@@ -433,7 +426,7 @@ impl Tuner {
             let unfinished = long.running > 1 && long.reached > self.dials[1].us;
             let pending = since < SETTLE || unfinished;
             let soon = since < Duration::from_millis(200);
-            if soon || (pending && !severe && !worse && since < long.lasts()) {
+            if soon || (pending && !severe && !worse && since < Duration::from_secs(3)) {
                 return Some((TunerState::Hold, Reason::TakingEffect));
             }
         }
@@ -498,7 +491,14 @@ impl Tuner {
         if now < dial.wait_until {
             return (TunerState::Hold, Reason::Watching);
         }
-        if dial.undo_fruitless_step(now) {
+        // The calmer the probe, the surer it must be that short work is refused for a reason.
+        // Of long work one more is much, and waiting for it costs nobody.
+        let compare = if which == 1 || signals.probe.excess > self.target / 4 {
+            Compare::Windows
+        } else {
+            Compare::Bounds
+        };
+        if dial.undo_fruitless_step(compare, now) {
             return (TunerState::Hold, Reason::NoGain);
         }
         if dial.us >= dial.max {
