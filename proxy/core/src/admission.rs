@@ -42,6 +42,7 @@
 mod accounts;
 pub mod cost;
 mod culprit;
+mod deferral;
 pub mod delays;
 mod desk;
 mod engine;

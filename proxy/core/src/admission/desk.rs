@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::culprit::Watch;
+use super::deferral::Deferral;
 use super::gate::Front;
 use super::ledger::NoRoom;
 use super::level::{Levels, Pressed, Pressure};
@@ -36,6 +37,8 @@ const LATELY_REFUSED: f64 = 0.1;
 const BENEFIT_OF_DOUBT: u64 = 32;
 /// Long requests of people and the control plane may wait so many times as long as others.
 const IMPORTANT_WAIT: u32 = 4;
+/// Room for so much short work is wanted (µs) when short work keeps long work out.
+const SMALL_US: u64 = 10_000;
 /// Among so many accounts the culprit is looked for.
 const BLAMEABLE: usize = 64;
 
@@ -114,6 +117,7 @@ pub(super) struct Desk<W> {
     /// Of the bytes in flight.
     pub(super) bytes: Budget,
     pub(super) levels: Levels,
+    pub(super) deferral: Deferral,
     pub(super) watch: Watch,
     pub(super) ticked: Time,
     /// Somebody is handing out permits, and shall look again when done.
@@ -132,6 +136,7 @@ impl<W> Desk<W> {
             tuner: Tuner::new(&settings, now),
             bytes: Budget::new(settings.bytes, now),
             levels: Levels::new(now),
+            deferral: Deferral::default(),
             watch: Watch::default(),
             ticked: now,
             pumping: false,
@@ -178,11 +183,15 @@ impl<W> Desk<W> {
 
     /// Somebody found no room.
     pub(super) fn note_blocked(&mut self, ask: &Ask, why: NoRoom) {
-        if matches!(why, NoRoom::Bytes | NoRoom::Closed) {
-            return;
-        }
-        let books = &mut self.books[ask.kind.index()][slot(ask.class)];
-        let held = ask.cost.held_us() as f64;
+        let held = ask.cost.held_us();
+        let (kind, held) = match why {
+            NoRoom::Bytes => return,
+            // It is the limit that keeps long work out, though no short work waits for it.
+            NoRoom::Closed => (Kind::Short, held.min(SMALL_US)),
+            NoRoom::Own | NoRoom::Shared => (ask.kind, held),
+        };
+        let books = &mut self.books[kind.index()][slot(ask.class)];
+        let held = held as f64;
         books.needed = true;
         books.typical = if books.typical > 0.0 {
             books.typical * 0.9 + held * 0.1

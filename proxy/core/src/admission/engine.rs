@@ -159,6 +159,7 @@ impl<W: Wake> Engine<W> {
             .into_iter()
             .map(|entry| inner.shed_entry(&mut desk, entry, Shed::Deadline, now))
             .collect();
+        inner.defer(&mut desk, now);
         drop(desk);
         tell(late);
         inner.pump(now);

@@ -84,6 +84,8 @@ pub(super) struct Front {
     /// Bit `16 × kind + class`: must go to the desk, because somebody of it waits there or
     /// somebody more important waits for the same room. Zero if nobody waits at all.
     pub(super) closed: AtomicU64,
+    /// Bits as in `closed`, of long work only: somebody more important was refused a moment ago.
+    pub(super) deferred: AtomicU64,
     rules: AtomicU64,
     /// Bit per class: the red button is pressed.
     pub(super) forced: AtomicU64,
@@ -112,6 +114,7 @@ impl Front {
             byte_ceilings: atomics(),
             whale: AtomicBool::new(false),
             closed: AtomicU64::new(0),
+            deferred: AtomicU64::new(0),
             rules: AtomicU64::new(Rules::of(settings).0),
             forced: AtomicU64::new(0),
             hard_bounds: atomics(),
@@ -197,10 +200,11 @@ impl Front {
         }
     }
 
-    /// Whether somebody waits who goes first. Classes with a hard bound pass everybody.
+    /// Whether somebody goes first. Classes with a hard bound pass everybody.
     pub(super) fn must_queue(&self, ask: &Ask) -> bool {
         let class = slot(ask.class);
-        self.closed.load(SeqCst) & bit(ask.kind, class) != 0 && !self.is_hard(class)
+        let later = self.closed.load(SeqCst) | self.deferred.load(Relaxed);
+        later & bit(ask.kind, class) != 0 && !self.is_hard(class)
     }
 
     /// Whether anybody waits at all.

@@ -19,7 +19,7 @@
 
 use std::time::Duration;
 
-use super::history::History;
+use super::history::{Compare, History};
 use super::{Kind, SLICE_US, Settings, Signals};
 use crate::time::Time;
 
@@ -226,11 +226,11 @@ impl Dial {
     }
 
     /// Take back a step that got no more done.
-    fn undo_fruitless_step(&mut self, now: Time) -> bool {
+    fn undo_fruitless_step(&mut self, compare: Compare, now: Time) -> bool {
         let Some((_, before)) = self.step else {
             return false;
         };
-        if !self.history.more_is_no_gain() {
+        if !self.history.more_is_no_gain(compare) {
             return false;
         }
         self.us = before.clamp(self.floor, self.max);
@@ -241,7 +241,7 @@ impl Dial {
     }
 
     fn observe(&mut self, used: &Use, now: Time) {
-        self.history.push(used.outstanding, used.served);
+        self.history.push(self.us, used.outstanding, used.served);
         if used.need.is_some() || used.reached.saturating_mul(2) >= self.us {
             self.used = now;
         }
@@ -389,7 +389,7 @@ impl Tuner {
     fn come_back(&mut self, now: Time) -> Option<(TunerState, Reason)> {
         let (good, since) = self.outage?;
         let since = since.unwrap_or(now);
-        let share = 0.15 * now.saturating_since(since).as_secs_f64().exp2();
+        let share = 0.25 * now.saturating_since(since).as_secs_f64().exp2();
         if share >= 1.0 {
             self.set(good);
             self.outage = None;
@@ -491,7 +491,14 @@ impl Tuner {
         if now < dial.wait_until {
             return (TunerState::Hold, Reason::Watching);
         }
-        if dial.undo_fruitless_step(now) {
+        // The calmer the probe, the surer it must be that short work is refused for a reason.
+        // Of long work one more is much, and waiting for it costs nobody.
+        let compare = if which == 1 || signals.probe.excess > self.target / 4 {
+            Compare::Windows
+        } else {
+            Compare::Bounds
+        };
+        if dial.undo_fruitless_step(compare, now) {
             return (TunerState::Hold, Reason::NoGain);
         }
         if dial.us >= dial.max {

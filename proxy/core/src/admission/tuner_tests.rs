@@ -227,10 +227,14 @@ fn after_an_outage_the_bounds_double_every_second_until_the_first_brake() {
         bench.step(&excess(1), IDLE, lists(1, true)),
         TunerState::SlowStart
     );
-    assert!(bench.breadth() <= good / 6, "{} of {good}", bench.breadth());
+    assert!(
+        bench.breadth() <= good * 3 / 11,
+        "{} of {good}",
+        bench.breadth()
+    );
     bench.steps(10, &excess(1), IDLE, lists(1, true));
     assert!(
-        (good / 4..good / 3).contains(&bench.breadth()),
+        (good * 4 / 9..good * 5 / 9).contains(&bench.breadth()),
         "{} of {good}",
         bench.breadth()
     );

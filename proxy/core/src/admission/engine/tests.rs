@@ -95,6 +95,25 @@ fn once_waiting_was_in_vain_no_more_wait_than_can_be_served() {
 }
 
 #[test]
+fn long_work_of_the_less_important_waits_a_moment_after_a_refusal() {
+    let mut bench = Bench::new(settings());
+    // The limit is full, and what waits for it is refused in the end.
+    for _ in 0..40 {
+        bench.offer(ask(4, Kind::Short, 100_000));
+    }
+    bench.tick(300, &excess(15));
+    assert!(bench.tickets.is_empty());
+    bench.permits.clear();
+    assert_eq!(bench.offer(ask(5, Kind::Long, 1_000)), "waiting");
+    assert_eq!(bench.offer(ask(4, Kind::Long, 1_000)), "admitted");
+    assert_eq!(bench.offer(ask(5, Kind::Short, 1_000)), "admitted");
+    bench.tick(101, &excess(15));
+    assert!(bench.tickets.is_empty(), "the moment is over");
+    assert_eq!(bench.offer(ask(5, Kind::Long, 1_000)), "admitted");
+    bench.end();
+}
+
+#[test]
 fn long_requests_of_the_important_wait_longer() {
     let mut bench = Bench::new(Settings::default());
     for class in [1, 1, 6] {

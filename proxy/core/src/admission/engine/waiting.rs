@@ -93,6 +93,8 @@ impl<W: Wake> Inner<W> {
         let class = slot(ask.class);
         if self.front.forced.load(Relaxed) & (1 << class) == 0 {
             self.front.accounts.refused(ask);
+            desk.deferral.note(class, shed, now);
+            self.defer(desk, now);
             return Decision::Shed(desk.note_shed(ask, shed, since, now));
         }
         desk.books[ask.kind.index()][class].forced += 1;
@@ -106,6 +108,11 @@ impl<W: Wake> Inner<W> {
         };
         let permit = Permit::new(self.home(), self.front.uncounted_seat(ask, now));
         Decision::Admitted(permit.marked(Some(refusal), false))
+    }
+
+    /// Publish who has to wait for the sake of those who were refused a moment ago.
+    pub(super) fn defer(&self, desk: &mut Desk<W>, now: Time) {
+        self.front.deferred.store(desk.deferral.mask(now), Relaxed);
     }
 
     /// Hand out room to those who wait. Decisions are told without the lock; what that in
@@ -136,10 +143,12 @@ impl<W: Wake> Inner<W> {
     /// Those who now fit, most important class first, in the order of their queues.
     fn grant(&self, desk: &mut Desk<W>, now: Time) -> Vec<(W, Decision)> {
         let mut decisions = Vec::new();
+        let deferred = desk.deferral.mask(now);
         let mut closed = 0;
         for kind in Kind::BOTH {
             let mut barred = false;
             for class in 0..MAX_CLASSES {
+                barred |= deferred & bit(kind, class) != 0;
                 while !barred {
                     let Some(ask) = desk.queues[kind.index()][class].head().map(|head| head.ask)
                     else {

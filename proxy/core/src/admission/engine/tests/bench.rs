@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::admission::engine::{Engine, Inner};
+use crate::admission::gate::bit;
 use crate::admission::ledger::NoRoom;
 use crate::admission::probe::ProbeView;
 use crate::admission::{
@@ -162,6 +163,9 @@ impl Bench {
                 let Some(head) = desk.queues[kind.index()][class].head() else {
                     continue;
                 };
+                if self.inner().front.deferred.load(SeqCst) & bit(kind, class) != 0 {
+                    break;
+                }
                 match self.inner().front.charge(&head.ask, self.now) {
                     Ok(seat) => panic!("{seat:?} fits and waits"),
                     Err(NoRoom::Own) => {}
