@@ -313,7 +313,7 @@ impl Metrics {
             ),
             (
                 "spillway_bytes_budget_bytes",
-                "How many bytes of large answers may be outstanding (`admission.bytes`).",
+                "How many bytes of large answers may be outstanding (`admission.bytes`); 2^64 while nothing can be judged.",
             ),
             (
                 "spillway_running_requests",

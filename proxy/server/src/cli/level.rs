@@ -40,15 +40,16 @@ impl Command for LevelArgs {
     }
 }
 
+/// The class of a compound level, `6.42`.
+fn class_of(level: &str) -> Option<usize> {
+    level.split('.').next()?.parse().ok()
+}
+
 fn level_text(status: &Status) -> String {
     let level = match &status.level {
         None => "nothing is refused".to_owned(),
         Some(level) => {
-            let class = level
-                .split('/')
-                .next()
-                .and_then(|class| class.parse::<usize>().ok());
-            let class = class.and_then(|class| status.classes.get(class));
+            let class = class_of(level).and_then(|class| status.classes.get(class));
             let name = class.map_or_else(String::new, |class| format!(" (class {})", class.class));
             format!("requests beyond level {level}{name} are refused")
         }
@@ -126,4 +127,20 @@ fn culprit_text(culprit: &Value) -> String {
         since("overload_since"),
         since("named_at"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_core::admission::Level;
+    use proxy_core::classify::ClassId;
+
+    #[test]
+    fn the_class_of_a_level_is_found_as_levels_are_written() {
+        let level = Level {
+            class: ClassId(6),
+            user: 42,
+        };
+        assert_eq!(super::class_of(&level.to_string()), Some(6));
+        assert_eq!(super::class_of("none"), None);
+    }
 }

@@ -46,7 +46,7 @@ const CHARTS = [
     { name: 'in use', css: 'k5', soft: true, get: (point) => point.breadth_used },
   ] },
   { id: 'bytes', title: 'Large answers', unit: 'bytes in flight', show: bytes, least: 1 << 20, series: () => [
-    { name: 'budget', css: 'kink', get: (point) => point.bytes_budget },
+    { name: 'budget', css: 'kink', get: (point) => (point.bytes_budget < 2 ** 60 ? point.bytes_budget : null) },
     { name: 'in flight', css: 'k4', soft: true, get: (point) => point.bytes },
   ] },
   { id: 'memory', title: 'Memory', unit: 'of the apiserver', show: bytes, none: 'not sensed', least: 1 << 20, series: (shown) => (shown.some((point) => point.memory !== null) ? [
