@@ -29,7 +29,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proxy_core::admission::{Mode, TunerState};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn as tower_service};
 
 use crate::lane::Lane;
@@ -40,6 +40,8 @@ use crate::shared::Shared;
 
 type Page = Response<Full<Bytes>>;
 
+/// Connections at once; the next one waits to be accepted. Idle ones are closed in time.
+const MAX_CONNECTIONS: usize = 256;
 /// Requests served at once; the rest wait.
 const CONCURRENCY: usize = 8;
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,7 +71,12 @@ pub(crate) async fn serve(
                 })
             }
         }));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place.map_err(std::io::Error::other)?,
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        };
         let (stream, _) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
@@ -88,6 +95,7 @@ pub(crate) async fn serve(
                 .header_read_timeout(TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
+            drop(place);
         });
     }
 }

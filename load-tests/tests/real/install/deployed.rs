@@ -20,10 +20,15 @@ fn collection(object: &Value) -> Result<String> {
     let resource = match object["kind"].as_str() {
         Some("ClusterRole") => "clusterroles",
         Some("ClusterRoleBinding") => "clusterrolebindings",
+        Some("Role") => "roles",
+        Some("RoleBinding") => "rolebindings",
         Some("FlowSchema") => "flowschemas",
         other => anyhow::bail!("{other:?} is not expected in deploy/rbac.yaml"),
     };
-    Ok(format!("/apis/{version}/{resource}"))
+    Ok(match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("/apis/{version}/namespaces/{namespace}/{resource}"),
+        None => format!("/apis/{version}/{resource}"),
+    })
 }
 
 async fn apply(plane: &Plane) -> Result<()> {
@@ -94,6 +99,16 @@ async fn the_shipped_rules_exempt_the_probe_and_let_a_rollback_happen() -> Resul
         (answer.status == 200).then_some(())
     })
     .await;
+
+    let policies = "/api/v1/namespaces/kube-system/configmaps";
+    let status = async |path: &str| Ok::<_, anyhow::Error>(ours.get(path).await?.status);
+    until("the policy may be read, and is not there", async || {
+        let status = status(&format!("{policies}/spillway-policy")).await.ok()?;
+        (status == 404).then_some(())
+    })
+    .await;
+    assert_eq!(status(&format!("{policies}/other")).await?, 403);
+    assert_eq!(status(policies).await?, 403);
 
     let operator = as_user("jane", &["spillway:rollback"])?;
     let nodes = "/api/v1/nodes";

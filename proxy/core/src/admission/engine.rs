@@ -144,13 +144,12 @@ impl<W: Wake> Engine<W> {
         inner.free_lingering(&mut desk, now);
         let uses = desk.close_window(&inner.front, now);
         desk.tuner.step(signals, &uses, now);
-        // Blind, only what is known of the server's memory still bounds them.
-        let most = if desk.tuner.is_blind() {
-            u64::MAX
+        if desk.tuner.is_blind() {
+            desk.bytes.open(signals.memory, now);
         } else {
-            desk.settings.bytes
-        };
-        desk.bytes.step(most, signals.memory, now);
+            let configured = desk.settings.bytes;
+            desk.bytes.step(configured, signals.memory, now);
+        }
         inner.publish_bounds(&desk);
         inner.press_red_buttons(&desk);
         desk.take_turns(&inner.front, now);

@@ -78,6 +78,11 @@ impl Memory {
     }
 }
 
+/// Bytes of answers that the memory left has room for.
+fn room_for_answers(memory: Memory) -> u64 {
+    (memory.room() as f64 / TIMES) as u64
+}
+
 /// The budget of bytes in flight.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -103,16 +108,23 @@ impl Budget {
         self.bytes = self.bytes.min(configured);
     }
 
+    /// Nothing can be judged: only what is known of the server's memory bounds anything, and
+    /// at once.
+    pub(super) fn open(&mut self, memory: Option<Memory>, now: Time) {
+        self.at = now;
+        self.bytes = memory.map_or(u64::MAX, room_for_answers);
+    }
+
     /// Time has passed, and this is what is known of the server's memory now. Unknown memory
-    /// leaves the `most` there may be.
-    pub(super) fn step(&mut self, most: u64, memory: Option<Memory>, now: Time) {
+    /// leaves what is configured.
+    pub(super) fn step(&mut self, configured: u64, memory: Option<Memory>, now: Time) {
         let passed = now.saturating_since(self.at).as_secs_f64();
         self.at = now;
         let Some(memory) = memory else {
-            self.bytes = most;
+            self.bytes = configured;
             return;
         };
-        let wanted = ((memory.room() as f64 / TIMES) as u64).min(most);
+        let wanted = room_for_answers(memory).min(configured);
         if wanted <= self.bytes {
             self.bytes = wanted;
             return;
