@@ -137,6 +137,8 @@ struct Dial {
     refuted: Option<Time>,
     /// No step up before.
     wait_until: Time,
+    /// Since when it waits because a step up was one too many.
+    gave_up: Option<Time>,
     backoff: Duration,
     /// The last step up: when, and from where.
     step: Option<(Time, u64)>,
@@ -155,6 +157,7 @@ impl Dial {
             ramps,
             refuted: None,
             wait_until: now,
+            gave_up: None,
             backoff: FIRST_BACKOFF,
             step: None,
             used: now,
@@ -203,6 +206,7 @@ impl Dial {
             self.backoff = (self.backoff * 2).min(LAST_BACKOFF);
         }
         self.wait_until = self.wait_until.max(now + wait);
+        self.gave_up = Some(now);
     }
 
     /// Room for one more of what waits.
@@ -223,6 +227,14 @@ impl Dial {
             .max(known)
             .clamp(self.floor, self.max);
         self.wait_until = now + watch;
+        self.gave_up = None;
+    }
+
+    /// Whether it is too early for a step up. Where the probe says that the server has room, what
+    /// went wrong once is tried again after the first wait, however often it did.
+    fn must_wait(&self, has_room: bool, now: Time) -> bool {
+        let again = |at: Time| now.saturating_since(at) >= FIRST_BACKOFF;
+        now < self.wait_until && !(has_room && self.gave_up.is_some_and(again))
     }
 
     /// Take back a step that got no more done.
@@ -487,17 +499,18 @@ impl Tuner {
         let Some(need) = uses[which].need else {
             return (TunerState::Hold, Reason::NotBinding);
         };
-        let dial = &mut self.dials[which];
-        if now < dial.wait_until {
-            return (TunerState::Hold, Reason::Watching);
-        }
         // The calmer the probe, the surer it must be that short work is refused for a reason.
         // Of long work one more is much, and waiting for it costs nobody.
-        let compare = if which == 1 || signals.probe.excess > self.target / 4 {
-            Compare::Windows
-        } else {
+        let has_room = which == 0 && signals.probe.excess <= self.target / 4;
+        let compare = if has_room {
             Compare::Bounds
+        } else {
+            Compare::Windows
         };
+        let dial = &mut self.dials[which];
+        if dial.must_wait(has_room, now) {
+            return (TunerState::Hold, Reason::Watching);
+        }
         if dial.undo_fruitless_step(compare, now) {
             return (TunerState::Hold, Reason::NoGain);
         }

@@ -281,3 +281,37 @@ fn growth_that_gets_no_more_done_is_taken_back() {
     }
     assert!(most < 20, "{most}");
 }
+
+/// Windows that a limit of which every step is too much waits for the next one in the end, on a
+/// server whose probe is `ms` late otherwise.
+fn last_wait_of_the_limit(ms: u64) -> usize {
+    let mut bench = Bench::new();
+    let wanted = Use {
+        outstanding: 90_000,
+        running: 20,
+        reached: 90_000,
+        served: 90_000,
+        need: Some(Need {
+            share: 0.5,
+            held_us: 5_000,
+            class: 4,
+        }),
+    };
+    let mut tries = Vec::new();
+    for window in 0..4_000 {
+        let signals = excess(if bench.limit() > 95_000 { 60 } else { ms });
+        if bench.step(&signals, wanted, IDLE) == TunerState::Grow {
+            tries.push(window);
+        }
+    }
+    // Several small steps may make one that is too much.
+    let gaps = tries.windows(2).rev().take(4).map(|pair| pair[1] - pair[0]);
+    gaps.max().expect("it was tried again and again")
+}
+
+#[test]
+fn a_limit_that_was_too_much_is_tried_again_soon_while_the_probe_is_calm() {
+    let (late, calm) = (last_wait_of_the_limit(8), last_wait_of_the_limit(1));
+    assert!((600..700).contains(&late), "{late} windows");
+    assert!((50..70).contains(&calm), "{calm} windows");
+}

@@ -95,6 +95,20 @@ fn once_waiting_was_in_vain_no_more_wait_than_can_be_served() {
 }
 
 #[test]
+fn short_work_that_keeps_long_work_out_makes_the_limit_grow() {
+    let mut bench = Bench::new(settings());
+    // More than bulk sees of the limit, and less than its own class does: no short work waits.
+    let limit = bench.engine.view(bench.now).limit.ceiling;
+    while bench.offer(ask(4, Kind::Short, 10_000)) == "admitted"
+        && bench.permits.len() * 10 < limit.as_millis() as usize / 2
+    {}
+    assert_eq!(bench.offer(ask(6, Kind::Long, 1_000)), "waiting");
+    bench.tick(100, &excess(1));
+    assert!(bench.engine.view(bench.now).limit.ceiling > limit);
+    bench.end();
+}
+
+#[test]
 fn long_work_of_the_less_important_waits_a_moment_after_a_refusal() {
     let mut bench = Bench::new(settings());
     // The limit is full, and what waits for it is refused in the end.
