@@ -7,6 +7,7 @@ pub(crate) mod events;
 pub(crate) mod host;
 pub(crate) mod lane_check;
 pub(crate) mod overload;
+mod own_call;
 pub(crate) mod policy_guard;
 pub(crate) mod probe;
 pub(crate) mod published_keys;

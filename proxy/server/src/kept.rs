@@ -5,13 +5,12 @@
 //! not start helps nobody.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-use crate::durable;
 
 /// Something could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +45,11 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, longest: u64) -> Result<Opt
 /// # Errors
 /// The system's.
 pub(crate) fn put_aside(path: &Path) -> std::io::Result<()> {
-    fs::rename(path, durable::beside(path, ".unreadable"))
+    fs::rename(path, beside(path, ".unreadable"))
 }
 
-/// Writes `value` to `path`, at once and durably, for its owner alone. Blocks on the disk.
+/// Writes `value` to `path`, at once and durably, for its owner alone; its folder is made if there is none. Blocks on the
+/// disk. One at a time, please.
 ///
 /// # Errors
 /// [`KeptError`]; what was written before is still there.
@@ -60,5 +60,36 @@ pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), KeptErro
     };
     let text = serde_json::to_vec(value)
         .map_err(|problem| wrong("cannot be put into words")(problem.into()))?;
-    durable::replace(path, &text).map_err(|failed| wrong(failed.what)(failed.source))
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    if let Some(folder) = folder.filter(|folder| !folder.exists()) {
+        let made = fs::DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(folder);
+        made.map_err(wrong("its folder cannot be made"))?;
+    }
+    let new = beside(path, ".new");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)
+        .map_err(wrong("cannot be created"))?;
+    file.write_all(&text)
+        .and_then(|()| file.sync_all())
+        .map_err(wrong("cannot be written"))?;
+    fs::rename(&new, path).map_err(wrong("cannot be replaced"))?;
+    // The name, too, is to survive.
+    if let Ok(folder) = fs::File::open(folder.unwrap_or_else(|| Path::new("."))) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// The file's name with something behind it.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }

@@ -36,7 +36,6 @@ mod admin;
 pub mod cli;
 mod clock;
 mod control;
-mod durable;
 mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -121,7 +121,9 @@ impl Policies {
     fn keep(&self) {
         let Some(path) = &self.file else { return };
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = file::write(path, &self.book()).map(|()| true);
+        let kept = file::write(path, &self.book())
+            .map(|()| true)
+            .map_err(|problem| problem.to_string());
         if let Err(problem) = &kept {
             error!(problem, "the policies on disk are not the last ones");
         }

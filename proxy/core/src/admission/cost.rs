@@ -28,6 +28,9 @@ use prior::Stock;
 pub use prior::Stored;
 pub use shape::{Encoding, Scope, Shape, Source, Verb};
 
+/// No answer is taken for less work, in microseconds: a free one would never wait.
+const LEAST_WORK_US: u64 = 200;
+
 const SETS: usize = 512;
 const WAYS: usize = 8;
 
@@ -228,7 +231,7 @@ fn work_of(shape: &Shape, seen: &Observation) -> u64 {
     } else {
         service.min(by_bytes)
     };
-    work.clamp(200, MAX_WORK_US)
+    work.clamp(LEAST_WORK_US, MAX_WORK_US)
 }
 
 /// Server time per byte of answer.

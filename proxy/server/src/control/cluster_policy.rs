@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::FromCluster;
-use http::header::{ACCEPT, HOST, HeaderValue, USER_AGENT};
-use http::{Method, Request, StatusCode};
+use http::header::ACCEPT;
+use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use proxy_core::identity::Identity;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::events;
+use super::own_call::{self, OwnCallError, USER, pause_after, varied};
 use crate::clock;
 use crate::policy::{self, Delivered};
 use crate::shared::Shared;
@@ -27,8 +27,6 @@ use crate::snapshot::Snapshot;
 use crate::upstream::body::RequestBody;
 use object::{ConfigMap, Event, NotUsable};
 
-/// The user name this shows in the apiserver's audit log.
-const USER: &str = "system:spillway";
 /// After the first failure; doubles with each, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -49,13 +47,9 @@ const LONGEST: usize = 8 << 20;
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
     #[error(transparent)]
-    Upstream(#[from] crate::error::UpstreamError),
-    #[error("the connection broke: {0}")]
-    Broken(#[from] hyper::Error),
+    Call(#[from] OwnCallError),
     #[error("no answer within {PATIENCE:?}")]
     Late(#[from] tokio::time::error::Elapsed),
-    #[error("the request cannot be written: {0}")]
-    Request(#[from] http::Error),
     #[error("there is no such ConfigMap")]
     None,
     #[error(
@@ -89,7 +83,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
                     Err(problem) => {
                         failures = failures.saturating_add(1);
                         unread(&shared, &source, &problem, failures);
-                        pause_after(failures)
+                        pause_after(failures, FIRST_PAUSE, LONGEST_PAUSE)
                     }
                 }
             }
@@ -99,17 +93,6 @@ pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }
-}
-
-fn pause_after(failures: u32) -> Duration {
-    let doubled = 1_u32
-        .checked_shl(failures.saturating_sub(1))
-        .unwrap_or(u32::MAX);
-    FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE)
-}
-
-fn varied(pause: Duration) -> Duration {
-    pause.mul_f64(fastrand::f64().mul_add(0.5, 0.75))
 }
 
 /// Waits until the configuration names another ConfigMap or another server.
@@ -166,7 +149,7 @@ async fn read(snapshot: &Snapshot, target: &str) -> Result<ConfigMap, ReadError>
     let mut body = ask(snapshot, target).await?;
     let mut text = Vec::new();
     while let Some(frame) = body.frame().await {
-        if let Some(data) = frame?.data_ref() {
+        if let Some(data) = frame.map_err(OwnCallError::Broken)?.data_ref() {
             text.extend_from_slice(data);
         }
         if text.len() > LONGEST {
@@ -177,21 +160,8 @@ async fn read(snapshot: &Snapshot, target: &str) -> Result<ConfigMap, ReadError>
 }
 
 async fn ask(snapshot: &Snapshot, target: &str) -> Result<Incoming, ReadError> {
-    let mut sender = snapshot.endpoint.http1(true).await?;
-    let mut request = Request::builder()
-        .method(Method::GET)
-        .uri(target)
-        .header(HOST, "kubernetes")
-        .header(ACCEPT, HeaderValue::from_static("application/json"))
-        .header(USER_AGENT, concat!("spillway/", env!("CARGO_PKG_VERSION")))
-        .body(RequestBody::Empty)?;
-    let identity =
-        Identity::certificate(USER, vec!["system:authenticated".into()], None, Vec::new());
-    let assertion = snapshot.identity_headers.assertion(&identity);
-    for (name, value) in assertion.into_iter().flatten() {
-        request.headers_mut().append(name, value);
-    }
-    let response = sender.send_request(request).await?;
+    let request = Request::get(target).header(ACCEPT, "application/json");
+    let response = own_call::send(snapshot, &[], request, RequestBody::Empty).await?;
     match response.status() {
         StatusCode::OK => Ok(response.into_body()),
         StatusCode::NOT_FOUND => Err(ReadError::None),
@@ -282,16 +252,4 @@ fn take(shared: &Shared, delivered: &Delivered) -> Result<bool, String> {
         return Ok(false);
     }
     policy::take(shared, delivered).map(|()| true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_are_repeated_ever_more_slowly_but_not_forever() {
-        assert_eq!(pause_after(1), FIRST_PAUSE);
-        assert_eq!(pause_after(4), FIRST_PAUSE * 8);
-        assert_eq!(pause_after(u32::MAX), LONGEST_PAUSE);
-    }
 }

@@ -9,22 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
-use http::{Method, Request, StatusCode};
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use proxy_core::admission::Culprit;
-use proxy_core::identity::Identity;
 use proxy_core::time::Time;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
+use super::own_call::{self, OwnCallError, USER};
 use crate::clock;
-use crate::error::UpstreamError;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::upstream::body::RequestBody;
 
-const USER: &str = "system:spillway";
 /// About one culprit.
 const EVERY: Duration = Duration::from_secs(60);
 /// After a failure.
@@ -40,13 +38,9 @@ const MOST: usize = 64;
 #[derive(Debug, thiserror::Error)]
 enum EventError {
     #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    #[error("the connection broke: {0}")]
-    Broken(#[from] hyper::Error),
+    Call(#[from] OwnCallError),
     #[error("it took longer than {PATIENCE:?}")]
     Late(#[from] tokio::time::error::Elapsed),
-    #[error("the namespace or a header cannot be written: {0}")]
-    Request(#[from] http::Error),
     #[error(
         "the apiserver answered {0}; user {USER} needs `create` on `events` in the namespace of admission.culprit_events"
     )]
@@ -198,24 +192,11 @@ pub(crate) fn policy(shared: &Arc<Shared>, reason: &'static str, message: &str) 
 }
 
 async fn send(snapshot: &Snapshot, namespace: &str, event: &Value) -> Result<(), EventError> {
-    let mut sender = snapshot.endpoint.http1(true).await?;
     let body = RequestBody::own(Bytes::from(event.to_string()));
-    let json = HeaderValue::from_static("application/json");
-    let mut request = Request::builder()
-        .method(Method::POST)
-        .uri(format!("/api/v1/namespaces/{namespace}/events"))
-        .header(HOST, "kubernetes")
-        .header(ACCEPT, json.clone())
-        .header(CONTENT_TYPE, json)
-        .header(USER_AGENT, concat!("spillway/", env!("CARGO_PKG_VERSION")))
-        .body(body)?;
-    let identity =
-        Identity::certificate(USER, vec!["system:authenticated".into()], None, Vec::new());
-    let assertion = snapshot.identity_headers.assertion(&identity);
-    for (name, value) in assertion.into_iter().flatten() {
-        request.headers_mut().append(name, value);
-    }
-    let response = sender.send_request(request).await?;
+    let request = Request::post(format!("/api/v1/namespaces/{namespace}/events"))
+        .header(ACCEPT, "application/json")
+        .header(CONTENT_TYPE, "application/json");
+    let response = own_call::send(snapshot, &[], request, body).await?;
     let status = response.status();
     let _ = Limited::new(response.into_body(), 64 * 1024)
         .collect()

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT, HOST, HeaderValue, USER_AGENT};
-use http::{Method, Request, StatusCode, Uri};
+use http::header::ACCEPT;
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use proxy_core::identity::Identity;
 use proxy_core::time::Time;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
+use super::own_call::{self, OwnCallError, pause_after, varied};
 use crate::clock;
 use crate::identify::keys::{self, PublicKey};
 use crate::shared::Shared;
@@ -39,9 +39,6 @@ const LONGEST: usize = 256 * 1024;
 
 const PATH: &str = "/openid/v1/jwks";
 
-/// The user name fetches show in the apiserver's audit log.
-const USER: &str = "system:spillway";
-
 /// Whom the server lets read its keys: `system:service-account-issuer-discovery` is bound to it.
 const GROUP: &str = "system:serviceaccounts";
 
@@ -49,9 +46,7 @@ const GROUP: &str = "system:serviceaccounts";
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
     #[error(transparent)]
-    Upstream(#[from] crate::error::UpstreamError),
-    #[error("the connection broke: {0}")]
-    Broken(#[from] hyper::Error),
+    Call(#[from] OwnCallError),
     #[error("it took longer than {PATIENCE:?}")]
     Late(#[from] tokio::time::error::Elapsed),
     #[error("the apiserver answered {0}")]
@@ -83,7 +78,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
                     }
                     count(&shared, "failed");
                     failures = failures.saturating_add(1);
-                    varied(pause_after(failures))
+                    varied(pause_after(failures, FIRST_PAUSE, LONGEST_PAUSE))
                 }
             };
         } else {
@@ -116,17 +111,6 @@ async fn due(shared: &Shared, generation: u64, asked: Time, pause: Duration) {
     }
 }
 
-fn pause_after(failures: u32) -> Duration {
-    let doubled = 1_u32
-        .checked_shl(failures.saturating_sub(1))
-        .unwrap_or(u32::MAX);
-    FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE)
-}
-
-fn varied(pause: Duration) -> Duration {
-    pause.mul_f64(fastrand::f64().mul_add(0.5, 0.75))
-}
-
 fn fetched(shared: &Shared, keys: Vec<PublicKey>) {
     count(shared, "fetched");
     let number = keys.len();
@@ -145,22 +129,8 @@ async fn fetch(snapshot: &Snapshot) -> Result<Vec<PublicKey>, FetchError> {
 }
 
 async fn ask(snapshot: &Snapshot) -> Result<Vec<PublicKey>, FetchError> {
-    let mut sender = snapshot.endpoint.http1(true).await?;
-    let mut request = Request::new(RequestBody::Empty);
-    *request.method_mut() = Method::GET;
-    *request.uri_mut() = Uri::from_static(PATH);
-    let headers = request.headers_mut();
-    headers.insert(HOST, HeaderValue::from_static("kubernetes"));
-    headers.insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json"));
-    headers.insert(
-        USER_AGENT,
-        HeaderValue::from_static(concat!("spillway/", env!("CARGO_PKG_VERSION"))),
-    );
-    let groups = vec![GROUP.into(), "system:authenticated".into()];
-    let identity = Identity::certificate(USER, groups, None, Vec::new());
-    let assertion = snapshot.identity_headers.assertion(&identity);
-    headers.extend(assertion.into_iter().flatten());
-    let response = sender.send_request(request).await?;
+    let request = Request::get(PATH).header(ACCEPT, "application/jwk-set+json");
+    let response = own_call::send(snapshot, &[GROUP], request, RequestBody::Empty).await?;
     if response.status() != StatusCode::OK {
         return Err(FetchError::Status(response.status()));
     }
@@ -180,28 +150,4 @@ fn count(shared: &Shared, result: &'static str) {
             &[("result", result)],
         )
         .increment(1);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_are_repeated_ever_more_slowly_but_not_forever() {
-        assert_eq!(pause_after(1), FIRST_PAUSE);
-        assert_eq!(pause_after(3), FIRST_PAUSE * 4);
-        assert_eq!(pause_after(30), LONGEST_PAUSE);
-        assert_eq!(pause_after(u32::MAX), LONGEST_PAUSE);
-    }
-
-    #[test]
-    fn pauses_differ_between_proxies_by_a_quarter_at_most() {
-        for _ in 0..100 {
-            let pause = varied(EVERY);
-            assert!(
-                pause >= EVERY * 3 / 4 && pause <= EVERY * 5 / 4,
-                "{pause:?}"
-            );
-        }
-    }
 }

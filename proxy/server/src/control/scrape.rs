@@ -9,16 +9,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT, HOST, HeaderValue, USER_AGENT};
-use http::{Method, Request, StatusCode, Uri};
+use http::header::ACCEPT;
+use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use proxy_core::admission::Memory;
 use proxy_core::admission::cost::{Shape, Stored};
-use proxy_core::identity::Identity;
 use proxy_core::time::Time;
 use tokio::sync::watch;
 use tracing::debug;
 
+use super::own_call;
 use crate::clock;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
@@ -42,8 +42,7 @@ const MOST: usize = 4_096;
 /// Memory said longer ago is not known any more.
 const FRESH: Duration = Duration::from_secs(40);
 
-/// Whom the probe's page is read as.
-const USER: &str = "system:spillway";
+/// Whom the server lets read its metrics.
 const GROUP: &str = "system:monitoring";
 
 /// What a page said.
@@ -118,21 +117,9 @@ fn take(shared: &Shared, page: Page) {
 }
 
 async fn ask(snapshot: &Snapshot) -> Option<Page> {
-    let mut sender = snapshot.endpoint.http1(true).await.ok()?;
-    let mut request = Request::new(RequestBody::Empty);
-    *request.method_mut() = Method::GET;
-    *request.uri_mut() = Uri::from_static("/metrics");
-    let headers = request.headers_mut();
-    headers.insert(HOST, HeaderValue::from_static("kubernetes"));
-    headers.insert(ACCEPT, HeaderValue::from_static("text/plain"));
-    headers.insert(
-        USER_AGENT,
-        HeaderValue::from_static(concat!("spillway-probe/", env!("CARGO_PKG_VERSION"))),
-    );
-    let groups = vec![GROUP.into(), "system:authenticated".into()];
-    let identity = Identity::certificate(USER, groups, None, Vec::new());
-    headers.extend(snapshot.identity_headers.assertion(&identity)?);
-    let response = sender.send_request(request).await.ok()?;
+    let request = Request::get("/metrics").header(ACCEPT, "text/plain");
+    let response = own_call::send(snapshot, &[GROUP], request, RequestBody::Empty);
+    let response = response.await.ok()?;
     if response.status() != StatusCode::OK {
         return None;
     }

@@ -1,14 +1,12 @@
 //! The file with the last good copy: the policies as they were last, with what is staged.
 
-use std::fs;
-use std::io::Read as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use super::book::Book;
-use crate::durable;
+use crate::kept::{self, KeptError};
 
 /// Three policies of the greatest length, as JSON may write them.
 const LONGEST: u64 = 24 << 20;
@@ -37,7 +35,7 @@ pub(super) fn read(path: &Path) -> Book {
             let shown = path.display();
             error!(target: "spillway::audit", path = %shown, problem,
                    "the last good copy of the policy cannot be read, and is not in force");
-            if let Err(problem) = fs::rename(path, durable::beside(path, ".unreadable")) {
+            if let Err(problem) = kept::put_aside(path) {
                 warn!(path = %shown, %problem, "nor can the file be put aside");
             }
             Book::default()
@@ -46,44 +44,31 @@ pub(super) fn read(path: &Path) -> Book {
 }
 
 fn found(path: &Path) -> Result<Option<Book>, String> {
-    let file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(problem) => return Err(problem.to_string()),
-    };
-    let mut text = String::new();
-    file.take(LONGEST)
-        .read_to_string(&mut text)
-        .map_err(|problem| problem.to_string())?;
-    let found: Found = serde_json::from_str(&text).map_err(|problem| problem.to_string())?;
-    match found.version {
-        VERSION => Ok(Some(found.book)),
-        other => Err(format!("its version is {other}, not {VERSION}")),
+    match kept::read::<Found>(path, LONGEST)? {
+        None => Ok(None),
+        Some(Found {
+            version: VERSION,
+            book,
+        }) => Ok(Some(book)),
+        Some(Found { version, .. }) => Err(format!("its version is {version}, not {VERSION}")),
     }
 }
 
-/// Replaces the file, durably.
+/// Replaces the file, durably. Blocks on the disk.
 ///
 /// # Errors
-/// A text for people.
-pub(super) fn write(path: &Path, book: &Book) -> Result<(), String> {
+/// [`KeptError`]; what was written before is still there.
+pub(super) fn write(path: &Path, book: &Book) -> Result<(), KeptError> {
     let written = Written {
         version: VERSION,
         book,
     };
-    let text = serde_json::to_vec_pretty(&written).map_err(|problem| problem.to_string())?;
-    durable::replace(path, &text).map_err(|failed| {
-        format!(
-            "{}: {}: {}; the policy holds, but would not survive a restart",
-            path.display(),
-            failed.what,
-            failed.source
-        )
-    })
+    kept::write(path, &written)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::PathBuf;
 
@@ -132,7 +117,7 @@ mod tests {
         ] {
             fs::write(&path, text).expect("written");
             assert_eq!(read(&path), Book::default());
-            let aside = durable::beside(&path, ".unreadable");
+            let aside = path.with_extension("json.unreadable");
             assert_eq!(fs::read_to_string(&aside).expect("put aside"), text);
             assert!(!path.exists());
         }
@@ -142,7 +127,7 @@ mod tests {
     #[test]
     fn a_disk_that_takes_nothing_is_said() {
         let path = Path::new("/proc/spillway/policy.json").to_owned();
-        let problem = write(&path, &book()).expect_err("not there");
+        let problem = write(&path, &book()).expect_err("not there").to_string();
         assert!(problem.contains("would not survive a restart"), "{problem}");
     }
 }

@@ -1,11 +1,6 @@
 //! What another process learned, taken over.
 
-use std::time::Duration;
-
-use super::{Cost, Model, Shape, WAYS, key};
-
-/// No answer takes less; a free one would never wait.
-const LEAST: Duration = Duration::from_micros(200);
+use super::{Cost, LEAST_WORK_US, Model, Shape, WAYS, key};
 
 impl Model {
     /// Takes `cost` for what requests of this shape take, as if `seen` of them had been observed, unless this model has seen
@@ -13,7 +8,6 @@ impl Model {
     pub fn restore(&self, shape: &Shape, cost: Cost, seen: u32) -> bool {
         let key = key(shape);
         let cost = cost.bounded();
-        let least = LEAST.as_micros() as u64;
         self.with_set(key, |set| {
             let known = set.ways.iter().any(|entry| entry.key == key);
             let free = (0..WAYS).find(|way| set.ways[*way].key == 0);
@@ -25,7 +19,7 @@ impl Model {
             entry.key = key;
             entry.used = set.clock;
             entry.seen = seen.max(1);
-            entry.work_us = cost.work_us.max(least) as f32;
+            entry.work_us = cost.work_us.max(LEAST_WORK_US) as f32;
             entry.bytes = cost.bytes as f32;
             true
         })
@@ -34,6 +28,8 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::{Encoding, MAX_WORK_US, Observation, Scope, Source, Verb};
     use super::*;
 
