@@ -204,7 +204,7 @@ impl Said<'_> {
             parent_span_id: trace.parent,
             flags: FLAGS | trace.parent.map_or(0, |_| OF_ANOTHER),
             attributes,
-            ..self.span(trace.server, SERVER, self.began)
+            ..self.span(trace.server, SERVER, self.began, self.error.is_some())
         }
     }
 
@@ -212,6 +212,10 @@ impl Said<'_> {
     fn client<'a>(&'a self, host: &'a str, port: u16, url: &'a str) -> Option<Span<'a>> {
         use Value::{IntValue, StringValue};
         let waited = self.of.waited.filter(|_| self.trace.sent)?;
+        // It may have been answered all the same, with what was kept.
+        let unanswered = self.trace.head.is_none() && self.of.end == End::Answered;
+        let error = self.error.as_deref();
+        let error = error.or_else(|| unanswered.then_some("unanswered"));
         let mut attributes = vec![Attribute {
             key: "server.port",
             value: IntValue(port.into()),
@@ -220,7 +224,7 @@ impl Said<'_> {
             ("http.request.method", method(&self.entry.method)),
             ("url.full", url),
             ("server.address", host),
-            ("error.type", self.error.as_deref().unwrap_or_default()),
+            ("error.type", error.unwrap_or_default()),
         ];
         for (key, text) in texts {
             if !text.is_empty() {
@@ -242,12 +246,16 @@ impl Said<'_> {
             parent_span_id: Some(self.trace.server),
             attributes,
             events: head.into_iter().collect(),
-            ..self.span(self.trace.client, CLIENT, self.began + waited)
+            ..self.span(
+                self.trace.client,
+                CLIENT,
+                self.began + waited,
+                error.is_some(),
+            )
         })
     }
 
-    fn span(&self, id: Hex<8>, kind: u8, start: Duration) -> Span<'_> {
-        let failed = self.error.is_some();
+    fn span(&self, id: Hex<8>, kind: u8, start: Duration, failed: bool) -> Span<'_> {
         Span {
             trace_id: self.trace.id,
             span_id: id,
@@ -268,11 +276,11 @@ impl Said<'_> {
 
     /// What admission, or what stands before it, made of the request.
     fn decision(&self) -> &'static str {
-        match (self.of.waited, self.of.end) {
+        match self.of.end {
             _ if self.entry.joined => "joined",
-            (Some(_), _) if self.trace.sent => "admitted",
-            _ if self.entry.refused.is_some() => "refused",
-            (_, End::Answered) => "stale",
+            End::Answered if self.entry.refused.is_none() => "stale",
+            _ if self.trace.sent => "admitted",
+            End::Answered => "refused",
             _ => "none",
         }
     }
