@@ -52,13 +52,16 @@ struct Attribute<'a> {
 }
 
 #[derive(Clone, Copy, Serialize)]
-#[serde(rename_all = "camelCase")]
 enum Value<'a> {
-    StringValue(&'a str),
-    BoolValue(bool),
-    DoubleValue(f64),
+    #[serde(rename = "stringValue")]
+    Text(&'a str),
+    #[serde(rename = "boolValue")]
+    Bool(bool),
+    #[serde(rename = "doubleValue")]
+    Double(f64),
     /// As text: JSON's numbers do not hold 64 bits.
-    IntValue(#[serde(serialize_with = "as_text")] u64),
+    #[serde(rename = "intValue")]
+    Int(#[serde(serialize_with = "as_text")] u64),
 }
 
 fn as_text<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -152,7 +155,6 @@ pub(super) fn put(
 impl Said<'_> {
     /// From its arrival to its end.
     fn server<'a>(&'a self, lane: &'a str, client_address: &'a str) -> Span<'a> {
-        use Value::{BoolValue, DoubleValue, IntValue, StringValue};
         let (entry, trace, told, of) = (self.entry, self.trace, self.told, self.of);
         let tenant = entry.identity.as_ref();
         let tenant = tenant.map_or("", |identity| identity.tenant_name());
@@ -188,17 +190,17 @@ impl Said<'_> {
         ];
         for (key, text) in texts {
             if !text.is_empty() {
-                add(key, StringValue(text));
+                add(key, Value::Text(text));
             }
         }
         if of.status > 0 {
-            add("http.response.status_code", IntValue(of.status.into()));
-            add("http.response.body.size", IntValue(of.bytes));
+            add("http.response.status_code", Value::Int(of.status.into()));
+            add("http.response.body.size", Value::Int(of.bytes));
         }
-        add("spillway.break_glass", BoolValue(entry.break_glass));
-        add("spillway.cost_ms", DoubleValue(millis(entry.cost)));
+        add("spillway.break_glass", Value::Bool(entry.break_glass));
+        add("spillway.cost_ms", Value::Double(millis(entry.cost)));
         if let Some(waited) = of.waited {
-            add("spillway.waited_ms", DoubleValue(millis(waited)));
+            add("spillway.waited_ms", Value::Double(millis(waited)));
         }
         Span {
             parent_span_id: trace.parent,
@@ -210,7 +212,6 @@ impl Said<'_> {
 
     /// From sending it to the end of its answer; the event says when that began.
     fn client<'a>(&'a self, host: &'a str, port: u16, url: &'a str) -> Option<Span<'a>> {
-        use Value::{IntValue, StringValue};
         let waited = self.of.waited.filter(|_| self.trace.sent)?;
         // It may have been answered all the same, with what was kept.
         let unanswered = self.trace.head.is_none() && self.of.end == End::Answered;
@@ -218,7 +219,7 @@ impl Said<'_> {
         let error = error.or_else(|| unanswered.then_some("unanswered"));
         let mut attributes = vec![Attribute {
             key: "server.port",
-            value: IntValue(port.into()),
+            value: Value::Int(port.into()),
         }];
         let texts = [
             ("http.request.method", method(&self.entry.method)),
@@ -228,7 +229,7 @@ impl Said<'_> {
         ];
         for (key, text) in texts {
             if !text.is_empty() {
-                let value = StringValue(text);
+                let value = Value::Text(text);
                 attributes.push(Attribute { key, value });
             }
         }
@@ -239,7 +240,7 @@ impl Said<'_> {
         if head.is_some() {
             attributes.push(Attribute {
                 key: "http.response.status_code",
-                value: IntValue(self.of.status.into()),
+                value: Value::Int(self.of.status.into()),
             });
         }
         Some(Span {

@@ -241,8 +241,7 @@ fn partly(body: &[u8]) -> (u64, String) {
         Value::String(text) => text.parse().ok(),
         number => number.as_u64(),
     };
-    let mut why = said.error_message;
-    why.truncate(why.floor_char_boundary(200));
+    let why = said.error_message.chars().take(200).collect();
     (number.unwrap_or(0), why)
 }
 
