@@ -1,4 +1,5 @@
 use http::Request;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -108,23 +109,25 @@ fn spans_are_named_as_those_of_kube_apiserver() {
     assert_eq!(name("GET", &long).len(), LONGEST_NAME);
 }
 
-proptest::proptest! {
+proptest! {
     /// What is written is read again; what is read was written so.
     #[test]
     fn a_parent_is_read_as_it_was_written(
-        trace: [u8; 16], span: [u8; 8], flags: u8, version in 0_u8..255, cut in 0_usize..60, more in "[-0-9a-z]{0,8}",
+        trace in prop_oneof![4 => any::<[u8; 16]>(), 1 => Just([0; 16])],
+        span in prop_oneof![4 => any::<[u8; 8]>(), 1 => Just([0; 8])],
+        flags in any::<u8>(), version in 0_u8..255, cut in 0_usize..60, more in "[-0-9a-z]{0,8}",
     ) {
         let text = format!("{version:02x}-{}-{}-{flags:02x}", Hex(trace), Hex(span));
         let parent = Parent { trace, span, sampled: flags & 1 == 1 };
         let sound = trace != [0; 16] && span != [0; 8];
-        proptest::prop_assert_eq!(Parent::read(text.as_bytes()), sound.then_some(parent));
+        prop_assert_eq!(Parent::read(text.as_bytes()), sound.then_some(parent));
         let longer = format!("{text}{more}");
         let goes_on = more.is_empty() || (version > 0 && more.starts_with('-'));
-        proptest::prop_assert_eq!(Parent::read(longer.as_bytes()).is_some(), sound && goes_on);
+        prop_assert_eq!(Parent::read(longer.as_bytes()).is_some(), sound && goes_on);
         if cut < text.len() {
-            proptest::prop_assert_eq!(Parent::read(&text.as_bytes()[..cut]), None);
+            prop_assert_eq!(Parent::read(&text.as_bytes()[..cut]), None);
         }
         let upper = text.to_uppercase();
-        proptest::prop_assert!(upper == text || Parent::read(upper.as_bytes()).is_none());
+        prop_assert!(upper == text || Parent::read(upper.as_bytes()).is_none());
     }
 }
