@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 use support::client::{get, with, with_token};
 use support::collector::{Collector, attribute};
 use support::proxy::config_text;
-use support::{POD, PODS, Page, Pki, Proxy, Upstream, World, eventually, upstream};
+use support::{POD, PODS, Page, Pki, Proxy, Seen, Upstream, World, eventually, upstream};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const WISHED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -25,6 +25,15 @@ fn all(config: &mut config::Config, endpoint: &str) {
 
 fn world(change: impl FnOnce(&mut config::Config)) -> World {
     World::with(upstream::Settings::default(), change)
+}
+
+/// So many spans have this result.
+fn spans(page: &Page, result: &str) -> f64 {
+    page.sum("spillway_trace_spans_total", &[("result", result)])
+}
+
+fn exported(page: &Page) -> f64 {
+    spans(page, "exported")
 }
 
 /// As OTLP's JSON has it: identifiers in lower-case hex, 64-bit numbers as text, enums as numbers.
@@ -192,15 +201,17 @@ async fn clients_that_wish_to_be_traced_are_up_to_a_bound() {
     }
     // One for every second that was touched.
     let most = began.elapsed().as_secs() + 2;
-    world.proxy.until_idle().await;
-    let page = world.proxy.metrics().await;
-    let beyond = page.sum("spillway_traces_bounded_total", &[("bound", "asked")]);
-    world.proxy.stop().await;
+    let beyond = |page: &Page| {
+        let labels = [("bound", "asked")];
+        page.sum("spillway_traces_bounded_total", &labels)
+    };
+    let all = |page: &Page| exported(page) / 2.0 + beyond(page) == 40.0;
+    world.proxy.until("the export", all).await;
     let traced = collector.spans().len() as u64 / 2;
     assert!((1..=most).contains(&traced), "{traced} of at most {most}");
-    assert_eq!(traced + beyond as u64, 40);
     let ours = world.upstream.seen().into_iter();
-    let ours = ours.filter(|seen| seen.value("traceparent") != Some(WISHED));
+    let theirs = |seen: &Seen| seen.value("traceparent").is_none_or(|sent| sent == WISHED);
+    let ours = ours.filter(|seen| !theirs(seen));
     assert_eq!(ours.count() as u64, traced);
 }
 
@@ -228,14 +239,10 @@ async fn a_collector_that_is_away_or_hangs_costs_spans_and_no_request() {
         for _ in 0..20 {
             assert_eq!(jane.get(POD, "echo").await.status, 200);
         }
-        let spans = |page: &Page, result| {
-            let labels = [("result", result)];
-            page.sum("spillway_trace_spans_total", &labels)
-        };
         // Two requests wait, and at most as many again are in a batch that is tried.
         let dropped = |page: &Page| spans(page, "dropped") >= 32.0;
         let page = world.proxy.until("spans are dropped", dropped).await;
-        assert_eq!(spans(&page, "exported"), 0.0);
+        assert_eq!(exported(&page), 0.0);
         assert_eq!(jane.get(POD, "echo").await.status, 200);
         world.proxy.stop().await;
     }
@@ -275,8 +282,8 @@ async fn refusals_and_failures_are_traced_for_what_they_are() {
     };
     let away = jane.get(POD, "echo").await;
     assert_eq!(away.status, 503, "{away:?}");
-    world.proxy.until_idle().await;
-    world.proxy.stop().await;
+    let all = |page: &Page| exported(page) >= 5.0;
+    world.proxy.until("the export", all).await;
     let spans = collector.spans();
     spans.iter().for_each(is_sound);
     let of = |status: &str, kind: u64| {
@@ -312,6 +319,9 @@ async fn a_reload_names_the_collector_which_gets_everything_in_the_end() {
     let upstream = Upstream::start(&pki, upstream::Settings::default());
     let file = pki.write("config.yaml", &config_text(&pki, upstream.address(), ""));
     let proxy = Proxy::from_file(file);
+    // By then it has seen the file as it was.
+    let probed = |page: &Page| page.sum("spillway_probes_total", &[("result", "answered")]) > 0.0;
+    proxy.until("the first probe", probed).await;
     let more = format!(
         "traces: {{ endpoint: \"{}\", sample: 100% }}\n",
         collector.url("http")
