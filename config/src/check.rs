@@ -2,6 +2,7 @@
 //! a value already reported is not reported again for how it compares.
 
 mod request_header;
+mod traces;
 
 use std::net::SocketAddr;
 
@@ -21,6 +22,7 @@ pub(crate) fn config(file: &raw::Config, config: &Config, problems: &mut Problem
     request_header::check(file, config, problems);
     service_accounts(file, config, problems);
     tuner(file, config, problems);
+    traces::check(file, config, problems);
 }
 
 fn main_lane(file: &raw::Config, config: &Config, problems: &mut Problems<'_>) {

@@ -31,7 +31,7 @@ pub use model::{
     Confine, DEFAULT_CLASSES, DEFAULT_PKI, DEFAULT_RESERVED_PORT, DEFAULT_SOCKET, Format,
     FromCluster, Guard, HardLimit, KeyPair, Level, Limit, Listen, Log, Match, Mode, Per, Period,
     Policies, PolicyDocument, Probe, Queue, Rate, RequestHeader, RequestHeaders, Reserved, Rule,
-    ServiceAccounts, Stale, Tls, Upstream,
+    ServiceAccounts, Stale, Tls, Traces, Upstream,
 };
 pub use origin::Origins;
 pub use parse::MAX_TEXT;

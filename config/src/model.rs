@@ -19,6 +19,7 @@ mod log;
 mod operators;
 mod policy;
 mod request_header;
+mod traces;
 
 pub use admission::{Admission, Class, Collapse, Limit, Match, Mode, Probe, Queue, Rule, Stale};
 pub use limits::{Cancel, Confine, HardLimit, Per, Period, Rate};
@@ -26,6 +27,7 @@ pub use log::{AccessLog, AuditLog, Format, Level, Log};
 pub use operators::{Admin, Check, DEFAULT_SOCKET};
 pub use policy::{FromCluster, Guard, Policies, PolicyDocument};
 pub use request_header::RequestHeader;
+pub use traces::Traces;
 
 /// Where kubeadm keeps the cluster's certificates: the default of [`Config::pki`].
 pub const DEFAULT_PKI: &str = "/etc/kubernetes/pki";
@@ -73,6 +75,8 @@ pub struct Config {
     pub policy: Policies,
     /// `log`: what is written to standard error, and the files of who did what.
     pub log: Log,
+    /// `traces`: spans of requests, sent to a collector.
+    pub traces: Traces,
 }
 
 impl Config {
@@ -93,6 +97,7 @@ impl Config {
             admission: Admission::default(),
             policy: Policies::default(),
             log: Log::default(),
+            traces: Traces::default(),
             pki,
         }
     }

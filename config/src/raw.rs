@@ -50,6 +50,7 @@ section!(Config {
     admission: Admission,
     policy: Policies,
     log: Log,
+    traces: Traces,
 });
 
 section!(Listen {
@@ -286,4 +287,13 @@ section!(AuditLog {
     file: Scalar,
     max_size: Scalar,
     keep: Scalar,
+});
+
+section!(Traces {
+    endpoint: Scalar,
+    ca: Scalar,
+    sample: Scalar,
+    asked: Scalar,
+    most: Scalar,
+    queue: Scalar,
 });

@@ -21,6 +21,7 @@ mod degrade;
 mod log;
 mod operators;
 mod policy;
+mod traces;
 mod values;
 
 pub(crate) use policy::in_order;
@@ -58,6 +59,7 @@ pub(crate) fn config(file: &raw::Config, problems: &mut Problems<'_>) -> (Config
         policy: values.policies(or_empty!(file.policy), &admission.classes),
         admission,
         log: values.log(or_empty!(file.log)),
+        traces: values.traces(or_empty!(file.traces)),
         pki,
     };
     (config, values.origins)

@@ -12,6 +12,7 @@ pub(crate) mod log;
 mod on_trial;
 mod seat;
 mod shared;
+mod span;
 mod tunnelled;
 
 use std::rc::Rc;
@@ -260,6 +261,9 @@ impl Account {
         self.tell_guard(status);
         if let Some(id) = headers.get(AUDIT_ID) {
             self.entry.audit_id = Some(id.clone());
+        }
+        if let Some(trace) = &mut self.entry.trace {
+            trace.head = Some(now.saturating_since(self.arrived));
         }
         let Some(facts) = &self.facts else { return };
         let signals = &self.worker().shared.signals;

@@ -260,6 +260,7 @@ fn refresh(shared: &Shared) {
     configured(shared, &snapshot.config);
     let access = shared.access.as_ref().map(|access| access.lines().counts());
     logging::refresh(metrics, access.as_deref());
+    shared.traces.refresh(metrics);
     sensors::refresh(shared);
     page::refresh(shared);
     for mode in [Mode::Off, Mode::Shadow, Mode::Enforce] {

@@ -14,6 +14,7 @@ pub(crate) mod published_keys;
 pub(crate) mod reload;
 pub(crate) mod remedy;
 pub(crate) mod scrape;
+pub(crate) mod traces;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,6 +57,7 @@ pub(crate) async fn run(
     let scraping = tokio::task::spawn_local(scrape::run(Arc::clone(&shared), stop.clone()));
     let checking =
         tokio::task::spawn_local(lane_check::run(reserved, Arc::clone(&shared), stop.clone()));
+    let exporting = tokio::task::spawn_local(traces::run(Arc::clone(&shared), stop.clone()));
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = 0_u32;
@@ -100,6 +102,7 @@ pub(crate) async fn run(
     scraping.abort();
     delivering.abort();
     checking.abort();
+    exporting.abort();
 }
 
 /// Ends the changes of the mode whose time is over.

@@ -15,7 +15,7 @@ mod requests;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("bearer", requests::bearer),
     ("certificate", credentials::certificate),
     ("claims", credentials::claims),
@@ -28,6 +28,7 @@ pub const TARGETS: [Target; 12] = [
     ("review", credentials::review),
     ("target", requests::target),
     ("token", credentials::token),
+    ("traceparent", requests::traceparent),
 ];
 
 /// Runs the target of that name; nothing for a name there is none of.

@@ -17,6 +17,7 @@ use proxy_core::admission::limits::Asked;
 use proxy_core::admission::{Kind, Mode};
 use proxy_core::attributes::Verb;
 use proxy_core::classify::ClassId;
+use proxy_core::time::Time;
 use tower::Service as _;
 
 use crate::accept::connection::Connection;
@@ -55,11 +56,12 @@ pub(crate) async fn handle(
     let last = stopping && request.version() < Version::HTTP_2;
     let client = upgrade::wanted(request.headers()).then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
+    let arrived = clock::now();
     let mut account = Account::open(
         &connection,
         &snapshot,
-        clock::now(),
-        entry(&connection, &head),
+        arrived,
+        entry(&connection, &snapshot, &head, arrived),
         connection.end_of(number),
     );
     let mut answer = match serve(&connection, &snapshot, &mut account, head, body, client).await {
@@ -94,6 +96,9 @@ pub(crate) async fn handle(
             account.entry.refused = Some(error.to_string());
             let mut response = respond::error(&error, watch, fastrand::u32(..));
             respond::tell_level(response.headers_mut(), worker.shared.engine.level());
+            if let Some(trace) = &mut account.entry.trace {
+                trace.reason = response.headers().get(respond::REASON).cloned();
+            }
             // Of what could not be read or whose sender is nobody there is nothing to explain.
             if account.class.is_some() {
                 let id = account.entry.audit_id.get_or_insert_with(respond::audit_id);
@@ -151,6 +156,9 @@ async fn serve(
 
     // Attribute and classify.
     let attributes = attribute::read(&head)?;
+    if let Some(trace) = &mut account.entry.trace {
+        trace.reads(&attributes);
+    }
     let judged = classify(
         &attributes,
         &identified.identity,
@@ -273,6 +281,9 @@ async fn serve(
         address,
         assertion(snapshot, &identified)?,
     );
+    if let Some(trace) = &mut account.entry.trace {
+        trace.put_on(&mut head.headers);
+    }
     let outbound = Outbound {
         head,
         body,
@@ -347,7 +358,14 @@ fn may_tunnel(worker: &Worker, snapshot: &Snapshot) -> bool {
     worker.lane == Lane::Reserved || open < u64::from(snapshot.config.listen.max_tunnels)
 }
 
-fn entry(connection: &Connection, head: &request::Parts) -> Entry {
+fn entry(
+    connection: &Connection,
+    snapshot: &Snapshot,
+    head: &request::Parts,
+    arrived: Time,
+) -> Entry {
+    let traces = &connection.worker.shared.traces;
+    let traced = snapshot.traces.is_some();
     let root = || http::uri::PathAndQuery::from_static("/");
     Entry {
         method: head.method.clone(),
@@ -365,6 +383,9 @@ fn entry(connection: &Connection, head: &request::Parts) -> Entry {
         user_agent: head.headers.get(USER_AGENT).cloned(),
         rule: None,
         cost: Duration::ZERO,
+        trace: traced
+            .then(|| traces.begin(&snapshot.config.traces, head, arrived))
+            .flatten(),
     }
 }
 

@@ -57,6 +57,7 @@ pub mod run;
 mod sessions;
 mod shared;
 mod snapshot;
+mod traces;
 
 pub use accept::handover::Predecessor;
 pub use accept::sockets::{BindError, Given};

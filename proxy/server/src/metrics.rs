@@ -7,6 +7,7 @@ mod class;
 mod policy;
 mod reference;
 mod tally;
+mod traces;
 mod zero;
 
 use std::sync::Arc;
@@ -278,7 +279,11 @@ impl Metrics {
                 "Fetches of the apiserver's keys for service-account tokens, by result.",
             ),
         ];
-        for (name, text) in counters.into_iter().chain(policy::COUNTERS) {
+        for (name, text) in counters
+            .into_iter()
+            .chain(policy::COUNTERS)
+            .chain(traces::COUNTERS)
+        {
             recorder.describe_counter(name.into(), Some(Unit::Count), text.into());
         }
         let histograms = [

@@ -310,6 +310,9 @@ impl Running {
         {
             warn!(%problem, "what was learned about costs could not be kept");
         }
+        if first {
+            control::traces::flush(&self.shared);
+        }
         drop(self.access_log.take());
     }
 

@@ -31,6 +31,7 @@ use crate::policy::Policies;
 use crate::recent::Recent;
 use crate::sessions::Sessions;
 use crate::snapshot::Snapshot;
+use crate::traces::Traces;
 use crate::upstream::stale::Store;
 
 /// Bearer tokens remembered.
@@ -73,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// The access log, if there is one.
     pub(crate) access: Option<Access>,
+    /// Which requests are traced, and their spans.
+    pub(crate) traces: Traces,
     pub(crate) names: Names,
     pub(crate) measures: Arc<Measures>,
     /// Policies beside the configuration.
@@ -143,6 +146,7 @@ impl Shared {
             published_keys: PublishedKeys::default(),
             metrics,
             access,
+            traces: Traces::default(),
             names: Names::default(),
             policies,
             measures: Arc::new(Measures::load(measures, unix)),

@@ -22,6 +22,7 @@ use crate::identify::verify::ClientAuthority;
 use crate::metrics::{ClassMetrics, Metrics, RESERVED};
 use crate::policy::trial::Trial;
 use crate::reserved::ReservedAccess;
+use crate::traces::collector::Collector;
 use crate::upstream::connect::Endpoint;
 use crate::upstream::headers::IdentityHeaders;
 pub(crate) use rules::{compiles, policy};
@@ -70,6 +71,8 @@ pub(crate) struct Base {
     pub(crate) identity_headers: IdentityHeaders,
     pub(crate) reserved: ReservedAccess,
     pub(crate) settings: Settings,
+    /// Who takes spans; without, nothing is traced.
+    pub(crate) traces: Option<Collector>,
     /// The policy's classes, and the reserved lane as the last.
     pub(crate) classes: Vec<Class>,
     /// (role, Unix seconds) of the certificates that end.
@@ -222,6 +225,7 @@ impl Base {
             .ok_or(SnapshotError::HeaderNames)?,
             reserved: ReservedAccess::new(&config.reserved),
             settings,
+            traces: Collector::load(&config.traces)?,
             classes,
             expiries,
             config,
@@ -244,6 +248,7 @@ impl Snapshot {
         files.extend(config.reserved.client_ca.clone());
         files.extend(config.reserved.revoked.clone());
         files.extend(config.request_header.client_ca.clone());
+        files.extend(config.traces.ca.clone());
         files
     }
 

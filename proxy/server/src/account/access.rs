@@ -6,11 +6,10 @@ use jiff::fmt::temporal::DateTimePrinter;
 use serde::Serialize;
 
 use super::End;
-use super::log::{Entry, Finished, end_of};
+use super::log::{Entry, Finished, Told};
 use crate::accept::worker::Worker;
 use crate::lane::Lane;
 use crate::logging::Lines;
-use crate::snapshot::Snapshot;
 
 /// Texts that clients choose are cut after so many bytes.
 const LONGEST: usize = 1024;
@@ -61,40 +60,27 @@ impl Access {
     }
 
     /// Writes a line, or not, as the sample has it.
-    pub(crate) fn write(
-        &self,
-        worker: &Worker,
-        entry: &Entry,
-        snapshot: &Snapshot,
-        of: &Finished<'_>,
-    ) {
+    pub(super) fn write(&self, worker: &Worker, entry: &Entry, told: &Told<'_>, of: &Finished<'_>) {
         let Some(weight) = self.weight(worker.lane, entry, of) else {
             return;
         };
-        let user = entry
-            .identity
-            .as_ref()
-            .map_or("", |identity| identity.user());
-        let rule = entry
-            .rule
-            .map_or("", |rule| snapshot.policy.rule_name(rule));
         let line = Line {
             timestamp: now(),
-            audit_id: text(entry.audit_id.as_ref()),
+            audit_id: told.audit_id,
             lane: worker.lane.name(),
             address: entry.address,
-            user: cut(user),
-            user_agent: text(entry.user_agent.as_ref()),
+            user: told.user,
+            user_agent: told.user_agent,
             break_glass: entry.break_glass,
-            method: cut(entry.method.as_str()),
+            method: told.method,
             verb: of.verb,
-            path: cut(entry.path.path()),
+            path: told.path,
             class: of.class,
-            rule,
+            rule: told.rule,
             cost_ms: millis(entry.cost),
             status: of.status,
-            end: end_of(entry, of),
-            refused: cut(entry.refused.as_deref().unwrap_or_default()),
+            end: told.end,
+            refused: told.refused,
             bytes: of.bytes,
             waited_ms: of.waited.map(millis),
             took_ms: millis(of.took),
@@ -137,7 +123,7 @@ pub(super) fn text(value: Option<&HeaderValue>) -> &str {
         .unwrap_or_default())
 }
 
-fn cut(text: &str) -> &str {
+pub(super) fn cut(text: &str) -> &str {
     let mut end = LONGEST.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -8,11 +8,13 @@ use http::Method;
 use proxy_core::identity::Identity;
 use tracing::{debug, info, warn};
 
-use super::End;
+use super::access::{cut, text};
+use super::{End, span};
 use crate::accept::worker::Worker;
 use crate::lane::Lane;
 use crate::recent::put;
 use crate::snapshot::Snapshot;
+use crate::traces::Trace;
 
 /// What is known about a request before it is sent.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub(crate) struct Entry {
     pub(crate) rule: Option<proxy_core::classify::RuleId>,
     /// What it was admitted as.
     pub(crate) cost: Duration,
+    /// It is traced.
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 /// What is known at its end.
@@ -47,6 +51,37 @@ pub(crate) struct Finished<'a> {
     pub(crate) bytes: u64,
     pub(crate) waited: Option<Duration>,
     pub(crate) took: Duration,
+}
+
+/// What the files and traces say of it; texts are cut.
+pub(super) struct Told<'a> {
+    pub(super) audit_id: &'a str,
+    pub(super) user: &'a str,
+    pub(super) user_agent: &'a str,
+    pub(super) method: &'a str,
+    /// Without the query.
+    pub(super) path: &'a str,
+    pub(super) rule: &'a str,
+    pub(super) refused: &'a str,
+    pub(super) end: &'static str,
+}
+
+impl<'a> Told<'a> {
+    fn of(entry: &'a Entry, snapshot: &'a Snapshot, finished: &Finished<'_>) -> Self {
+        let user = entry.identity.as_ref();
+        Self {
+            audit_id: text(entry.audit_id.as_ref()),
+            user: cut(user.map_or("", |identity| identity.user())),
+            user_agent: text(entry.user_agent.as_ref()),
+            method: cut(entry.method.as_str()),
+            path: cut(entry.path.path()),
+            rule: entry
+                .rule
+                .map_or("", |rule| snapshot.policy.rule_name(rule)),
+            refused: cut(entry.refused.as_deref().unwrap_or_default()),
+            end: end_of(entry, finished),
+        }
+    }
 }
 
 /// Keeps what an operator may ask about by its audit id.
@@ -85,7 +120,7 @@ pub(crate) fn remember(worker: &Worker, entry: &Entry, snapshot: &Snapshot, of: 
 }
 
 /// How it ended, in words.
-pub(super) fn end_of(entry: &Entry, finished: &Finished<'_>) -> &'static str {
+fn end_of(entry: &Entry, finished: &Finished<'_>) -> &'static str {
     match finished.end {
         End::Gone => "client gone",
         End::Broken => "upstream broke off",
@@ -97,8 +132,14 @@ pub(super) fn end_of(entry: &Entry, finished: &Finished<'_>) -> &'static str {
 }
 
 pub(crate) fn write(worker: &Worker, entry: &Entry, snapshot: &Snapshot, finished: &Finished<'_>) {
-    if let Some(access) = &worker.shared.access {
-        access.write(worker, entry, snapshot, finished);
+    if worker.shared.access.is_some() || entry.trace.is_some() {
+        let told = Told::of(entry, snapshot, finished);
+        if let Some(access) = &worker.shared.access {
+            access.write(worker, entry, &told, finished);
+        }
+        if let Some(trace) = &entry.trace {
+            span::put(worker, (entry, trace), &told, snapshot, finished);
+        }
     }
     let user = entry
         .identity
@@ -125,7 +166,7 @@ pub(crate) fn write(worker: &Worker, entry: &Entry, snapshot: &Snapshot, finishe
     let turned_away = matches!(status, 401 | 403) && finished.end == End::Answered;
     if worker.lane == Lane::Reserved && !turned_away {
         let break_glass = entry.break_glass;
-        let user_agent = super::access::text(entry.user_agent.as_ref());
+        let user_agent = text(entry.user_agent.as_ref());
         info!(target: "spillway::reserved", event = "reserved_lane_used", user, verb, method, path, status, audit_id, %address,
               user_agent, break_glass, end, refused, bytes, waited_ms, took_ms, "reserved lane used");
     } else if finished.end == End::Broken || !refused.is_empty() {

@@ -17,6 +17,7 @@ use super::header_lines;
 use crate::accept::tricks;
 use crate::identify::bearer;
 use crate::identify::request_header::{Stated, StatedIn};
+use crate::traces::parent::{Hex, Parent};
 use crate::upstream::{headers, upgrade};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
@@ -250,6 +251,26 @@ pub(super) fn request_header(data: &[u8]) {
         }
         other => panic!("stated as {other:?}"),
     }
+}
+
+/// What is read of a `traceparent` was written so, in the one way there is.
+pub(super) fn traceparent(data: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n') {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append("traceparent", value);
+        }
+    }
+    let Some(parent) = Parent::of(&headers) else {
+        return;
+    };
+    let written = format!("-{}-{}-", Hex(parent.trace), Hex(parent.span));
+    let value = headers.get("traceparent").map(HeaderValue::as_bytes);
+    let value = value.expect("the one that was read");
+    assert_eq!(value.get(2..53), Some(written.as_bytes()));
+    assert!(parent.trace != [0; 16] && parent.span != [0; 8]);
+    let flags = value.get(54).copied().unwrap_or_default();
+    assert_eq!(parent.sampled, b"13579bdf".contains(&flags));
 }
 
 /// A configuration is refused with a reason, or is sound: its rules compile, and it is no change of itself.

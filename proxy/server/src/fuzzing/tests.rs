@@ -94,7 +94,7 @@ macro_rules! tried_out {
     };
 }
 
-tried_out!(bearer certificate claims config connection headers key_set pem request_header review target token);
+tried_out!(bearer certificate claims config connection headers key_set pem request_header review target token traceparent);
 
 /// The corpus must get past the first check, or nothing behind it is tried.
 #[test]

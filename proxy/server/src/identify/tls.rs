@@ -1,6 +1,6 @@
 //! Everything TLS is built from: files to keys, authorities and the two lanes' server configurations.
 //!
-//! rustls is configured only here and in `upstream/connect.rs`.
+//! rustls is configured only here, in `upstream/connect.rs` and in `traces/collector.rs`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

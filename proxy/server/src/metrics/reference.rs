@@ -235,6 +235,18 @@ const LABELS: &[(&str, &[Label])] = &[
             ),
         ],
     ),
+    (
+        "spillway_trace_spans_total",
+        &[(
+            "result",
+            "`exported`, `dropped` (no room), `rejected` (by the collector)",
+            3,
+        )],
+    ),
+    (
+        "spillway_traces_bounded_total",
+        &[("bound", "`asked`, `most`", 2)],
+    ),
     ("spillway_log_writable", &[("log", "`access`, `audit`", 2)]),
     (
         "spillway_probes_total",

@@ -10,6 +10,7 @@
 
 pub mod body;
 pub mod client;
+pub mod collector;
 pub mod frames;
 pub mod page;
 pub mod pki;

@@ -106,7 +106,7 @@ impl Upstream {
             max_streams: settings.max_streams.unwrap_or(100),
             config_map: Arc::default(),
         });
-        let acceptor = TlsAcceptor::from(tls(pki));
+        let acceptor = TlsAcceptor::from(tls(pki, &["h2", "http/1.1"]));
         let (stop, mut stopped) = watch::channel(false);
         let thread = std::thread::spawn({
             let state = Arc::clone(&state);
@@ -229,7 +229,8 @@ impl Drop for Upstream {
     }
 }
 
-fn tls(pki: &Pki) -> Arc<ServerConfig> {
+/// The server side of TLS with the apiserver's certificate, for these protocols.
+pub(super) fn tls(pki: &Pki, protocols: &[&str]) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_slice(pki.front_proxy_ca.pem.as_bytes()).expect("PEM");
@@ -248,7 +249,8 @@ fn tls(pki: &Pki) -> Arc<ServerConfig> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .expect("a pair");
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let protocols = protocols.iter().map(|name| name.as_bytes().to_vec());
+    config.alpn_protocols = protocols.collect();
     Arc::new(config)
 }
 
