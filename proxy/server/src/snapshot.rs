@@ -343,3 +343,5 @@ fn share(percent: config::Percent) -> f32 {
 
 #[cfg(test)]
 mod cookbook;
+#[cfg(test)]
+mod red_button;
