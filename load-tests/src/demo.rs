@@ -18,16 +18,16 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-mod arm;
-mod cast;
+pub(crate) mod arm;
+pub(crate) mod cast;
 mod existing;
 pub(crate) mod exposition;
-mod life;
-mod live;
-mod objects;
+pub(crate) mod life;
+pub(crate) mod live;
+pub(crate) mod objects;
 mod progress;
 pub(crate) mod proxy;
-mod storm;
+pub(crate) mod storm;
 mod table;
 pub(crate) mod upstream;
 mod verdict;
@@ -40,9 +40,9 @@ use progress::Progress;
 use upstream::Upstream;
 
 /// Nodes with a kubelet, in all populations that are not the storm.
-const NODES: usize = 40;
+pub(crate) const NODES: usize = 40;
 /// Size of a pod as it is sent, bytes.
-const POD: usize = 3000;
+pub(crate) const POD: usize = 3000;
 /// Creations under way.
 const SEEDING: usize = 32;
 
@@ -267,7 +267,11 @@ async fn perform(
     Ok(())
 }
 
-async fn seed_objects(upstream: &Upstream, plan: &Plan, live: &Live) -> anyhow::Result<()> {
+pub(crate) async fn seed_objects(
+    upstream: &Upstream,
+    plan: &Plan,
+    live: &Live,
+) -> anyhow::Result<()> {
     let admin = upstream.endpoint.client(&upstream.admin)?;
     if upstream.is_existing() {
         return existing::seed(&admin, plan.objects).await;
@@ -347,13 +351,13 @@ fn say(text: &str) -> anyhow::Result<()> {
 }
 
 /// Where the files of a run are; removed at the end unless somebody wants them.
-struct Directory {
-    path: PathBuf,
+pub(crate) struct Directory {
+    pub(crate) path: PathBuf,
     temporary: bool,
 }
 
 impl Directory {
-    fn open(wanted: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub(crate) fn open(wanted: Option<PathBuf>) -> anyhow::Result<Self> {
         let temporary = wanted.is_none();
         let id = std::process::id();
         let path =

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod generate;
 pub mod memory;
 pub mod record;
+pub mod rehearse;
 pub mod report;
 pub mod transparency;
 pub mod watches;

@@ -11,7 +11,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use load_tests::control_plane::{ControlPlane, Options, Who};
-use load_tests::{apiserver, attacks, conformance, costs, demo, memory, transparency, watches};
+use load_tests::{
+    apiserver, attacks, conformance, costs, demo, memory, rehearse, transparency, watches,
+};
 
 /// Counts allocations per thread, for the scoreboard's claim that a decision makes none.
 #[global_allocator]
@@ -35,6 +37,7 @@ enum Command {
     Conformance(conformance::Options),
     Simulate(proving::cli::Simulate),
     Scoreboard(proving::cli::Scoreboard),
+    Rehearse(rehearse::Options),
     Costs(costs::Options),
     Memory(memory::Options),
     /// Runs a real control plane until standard input ends or Ctrl-C.
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
                 .map(|()| ExitCode::SUCCESS)
                 .map_err(anyhow::Error::from_boxed)
         }
+        Command::Rehearse(options) => rehearse::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Costs(options) => costs::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Memory(options) => memory::run(&options).map(|()| ExitCode::SUCCESS),
         Command::ControlPlane { dir } => control_plane(dir).map(|()| ExitCode::SUCCESS),

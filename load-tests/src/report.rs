@@ -167,6 +167,8 @@ pub struct Counts {
     pub name: String,
     /// HTTP requests sent or due, retries included.
     pub offered: u64,
+    /// Calls that ended, each with all its retries.
+    pub calls: u64,
     /// Answered 2xx.
     pub served: u64,
     /// Answered 429.
@@ -193,6 +195,7 @@ impl Counts {
         Self {
             name: name.to_owned(),
             offered: tally.offered,
+            calls: tally.latency.len(),
             served: tally.served,
             shed: tally.shed,
             failed: tally.failed,

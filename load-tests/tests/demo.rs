@@ -1,5 +1,5 @@
-//! The demonstration as a user runs it, in small: that it goes through, not how
-//! fast anything is.
+//! The demonstration and the scenarios on a server as a user runs them, in small: that they go through, not how fast
+//! anything is.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -90,4 +90,51 @@ fn a_cluster_is_left_alone_without_confirmation() {
     assert_eq!(output.status.code(), Some(2));
     assert!(said.contains("REAL LOAD"), "{said}");
     assert!(complained.contains("--yes"), "{complained}");
+}
+
+#[test]
+fn scenarios_are_played_straight_and_through_and_what_stops_the_server_is_left_out_for_the_model() {
+    let scratch = Scratch::new("rehearse-test");
+    let file = scratch.0.join("found.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_load-tests"))
+        .args(["rehearse", "tenants-slightly-over", "apiserver-restart"])
+        .args(["--upstream", "model", "--seconds", "1", "--objects", "300"])
+        .arg("--dir")
+        .arg(scratch.0.join("files"))
+        .arg("--json")
+        .arg(&file)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    let text = std::fs::read_to_string(&file);
+    let text = text.unwrap_or_else(|error| panic!("{error}\n{said}\n{complained}"));
+    let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let found = found.as_array().expect("an array");
+    let ways: Vec<_> = found.iter().map(|found| &found["through"]).collect();
+    assert_eq!(ways, [false, true], "{said}");
+    assert!(
+        said.contains("apiserver-restart | the model cannot be stopped"),
+        "{said}"
+    );
+    for found in found {
+        let shares = found["outcome"]["served_by_team"]
+            .as_array()
+            .expect("teams");
+        assert_eq!(shares.len(), 10);
+        assert!(
+            shares.iter().any(|share| share.as_u64() > Some(0)),
+            "{found}"
+        );
+        let phases: Vec<_> = found["phases"].as_array().into_iter().flatten().collect();
+        let names: Vec<_> = phases.iter().map(|phase| &phase["name"]).collect();
+        assert_eq!(names, ["calm", "trouble", "recovery"]);
+        for class in phases[0]["classes"].as_array().into_iter().flatten() {
+            let served = class["served"].as_u64();
+            if class["name"] == "life-signs" {
+                assert!(served > Some(0), "{class}");
+            }
+        }
+    }
 }

@@ -24,10 +24,10 @@ use crate::report::{Arm, Capacity, Floor, Phase, Plan, ProxyReport};
 /// hand, in phases and at most.
 const GIVE_UP: (u32, Duration) = (4, Duration::from_secs(60));
 /// What is under way at the end may take as long as its patience.
-const LAST_ANSWERS: Duration = Duration::from_secs(12);
+pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(12);
 /// Before anything is counted: connections are made, the cost model learns what
 /// a calm server needs.
-const WARM_UP: Duration = Duration::from_secs(2);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(2);
 /// Window of the recovery criterion.
 const WINDOW: Duration = Duration::from_secs(2);
 /// Life signs are well below this, whatever calm was.
@@ -247,14 +247,14 @@ impl Stage<'_> {
 }
 
 /// A phase that is over, although requests of it may still be under way.
-struct Finished {
+pub(crate) struct Finished {
     name: &'static str,
     seconds: f64,
     record: Arc<Record>,
 }
 
 impl Finished {
-    fn turn(name: &'static str, current: &Current) -> Self {
+    pub(crate) fn turn(name: &'static str, current: &Current) -> Self {
         let record = current.turn();
         Self {
             name,
@@ -263,14 +263,14 @@ impl Finished {
         }
     }
 
-    fn into_phase(self) -> Phase {
+    pub(crate) fn into_phase(self) -> Phase {
         Phase::of(self.name, self.seconds, &self.record)
     }
 }
 
 /// From the end of the storm to the instant from which life signs were well
 /// again, seconds.
-fn recovered_after(calm: &Finished, recovery: &Finished) -> Option<f64> {
+pub(crate) fn recovered_after(calm: &Finished, recovery: &Finished) -> Option<f64> {
     let normal = calm.record.class("life-signs").quantile(0.99)?;
     let bound = (2 * normal).max(WELL);
     let timeline = recovery.record.class("life-signs").timeline;

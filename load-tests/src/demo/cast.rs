@@ -288,13 +288,17 @@ pub(crate) async fn create(admin: &ApiClient, path: &str, object: &Value) -> any
     Ok(())
 }
 
-async fn account_exists(admin: &ApiClient, namespace: &str, name: &str) -> anyhow::Result<()> {
+pub(crate) async fn account_exists(
+    admin: &ApiClient,
+    namespace: &str,
+    name: &str,
+) -> anyhow::Result<()> {
     let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
     create(admin, &accounts, &objects::service_account(name)).await
 }
 
 /// Gives service accounts a cluster role of their own.
-async fn grant(
+pub(crate) async fn grant(
     admin: &ApiClient,
     name: &str,
     rules: Value,
@@ -308,7 +312,7 @@ async fn grant(
 }
 
 /// A token by TokenRequest.
-async fn bound_token(
+pub(crate) async fn bound_token(
     admin: &ApiClient,
     namespace: &str,
     account: &str,

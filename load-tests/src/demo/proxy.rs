@@ -190,7 +190,7 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
 }
 
 /// `VmRSS` of `/proc/PID/status`.
-fn resident_bytes(status: &str) -> Option<u64> {
+pub(crate) fn resident_bytes(status: &str) -> Option<u64> {
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))?;

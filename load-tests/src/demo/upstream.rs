@@ -223,6 +223,26 @@ impl Upstream {
         }
     }
 
+    /// Process of a real one that was started here.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match &self.backend {
+            Backend::Real(plane) => plane.pid(),
+            Backend::Model(_) | Backend::Existing => None,
+        }
+    }
+
+    /// Stops a real one that was started here, and starts it again after `away`. Blocks this task's thread while it stops
+    /// and starts.
+    pub(crate) async fn fail(&mut self, away: Duration) -> anyhow::Result<()> {
+        let affinity = self.affinity;
+        let Backend::Real(plane) = &mut self.backend else {
+            bail!("only a kube-apiserver that was started here is stopped");
+        };
+        tokio::task::block_in_place(|| plane.stop());
+        tokio::time::sleep(away).await;
+        tokio::task::block_in_place(|| relaunch(plane, affinity))
+    }
+
     /// Starts it again if its process has ended; whether it had.
     pub(crate) fn revive(&mut self) -> anyhow::Result<bool> {
         match &mut self.backend {
@@ -242,25 +262,28 @@ impl Upstream {
                 if !gone {
                     return Ok(false);
                 }
-                // On a thread that may use the apiserver's core, too.
-                let affinity = self.affinity;
-                std::thread::scope(|scope| {
-                    scope
-                        .spawn(move || {
-                            if let Some(affinity) = affinity {
-                                sched_setaffinity(None, &affinity)
-                                    .context("taking the apiserver's core back")?;
-                            }
-                            plane.restart().context("starting the apiserver again")
-                        })
-                        .join()
-                        .unwrap_or_else(|_| bail!("the thread that restarts it panicked"))
-                })?;
+                relaunch(plane, self.affinity)?;
                 Ok(true)
             }
             Backend::Existing => Ok(false),
         }
     }
+}
+
+/// Starts a real one anew, on a thread that may use the apiserver's core, too.
+fn relaunch(plane: &mut ControlPlane, affinity: Option<CpuSet>) -> anyhow::Result<()> {
+    std::thread::scope(|scope| {
+        scope
+            .spawn(move || {
+                if let Some(affinity) = affinity {
+                    sched_setaffinity(None, &affinity)
+                        .context("taking the apiserver's core back")?;
+                }
+                plane.restart().context("starting the apiserver again")
+            })
+            .join()
+            .unwrap_or_else(|_| bail!("the thread that restarts it panicked"))
+    })
 }
 
 /// A child process that ends with us.
