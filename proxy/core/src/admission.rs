@@ -57,6 +57,7 @@ mod permit;
 pub mod probe;
 mod queue;
 pub mod ramp;
+mod reason;
 pub mod retry_after;
 mod returns;
 mod settings;
@@ -72,10 +73,10 @@ pub use engine::{Engine, Fate, Foresight};
 pub use level::{Level, TenantView};
 pub use memory::Memory;
 pub use permit::{Outcome, Permit, Ticket};
+pub use reason::{Reason, TunerState};
 pub use settings::{
     ClassSettings, Gate, LimitSettings, Mode, Override, QueueSettings, Settings, WrongSettings,
 };
-pub use tuner::{Reason, TunerState};
 pub use view::{BoundView, ClassView, View};
 
 /// The longest server time one request is ever charged, in microseconds (10 min).

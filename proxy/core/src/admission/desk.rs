@@ -13,9 +13,10 @@ use super::memory::Budget;
 use super::meter::Reading;
 use super::permit::Seat;
 use super::queue::{Entry, Queue};
+use super::reason::TunerState;
 use super::retry_after::Refused;
 use super::returns;
-use super::tuner::{Need, Tuner, TunerState, Use};
+use super::tuner::{Need, Tuner, Use};
 use super::{Ask, Gate, Kind, MAX_CLASSES, Refusal, Settings, Shed, slot};
 use crate::time::Time;
 

@@ -20,54 +20,9 @@
 use std::time::Duration;
 
 use super::history::{Compare, History};
+use super::reason::{Reason, TunerState};
 use super::{Kind, SLICE_US, Settings, Signals};
 use crate::time::Time;
-
-/// What the tuner is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TunerState {
-    /// Leaving the bounds alone.
-    Hold,
-    /// Shrinking one.
-    Brake,
-    /// Growing one.
-    Grow,
-    /// Coming back after an outage.
-    SlowStart,
-    /// Wide open, because nothing can be judged.
-    FailOpen,
-}
-
-/// Why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// Nobody waits for room.
-    NotBinding,
-    /// The probe is neither calm enough to grow nor above the target.
-    NearTarget,
-    /// The last change is still being watched, or a failed step is still remembered.
-    Watching,
-    /// The probe is above the target, and what was taken back has yet to end.
-    TakingEffect,
-    /// The probe is above the target, but not through anything that could be taken back.
-    NothingToTake,
-    /// The probe is above the target.
-    Probe,
-    /// The server refuses by itself: 429, 504 or lost connections.
-    ServerRefuses,
-    /// The server's memory is nearly used up.
-    Memory,
-    /// Somebody waits and the server is calm.
-    Calm,
-    /// More was admitted and no more got done.
-    NoGain,
-    /// The server is not there.
-    Outage,
-    /// The server is back.
-    Recovering,
-    /// The probe is silent or disabled.
-    Blind,
-}
 
 /// The most important class that was kept waiting by a bound in the last window.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::accounts::LAST_LEVEL;
 use super::desk::Desk;
 use super::gate::Front;
-use super::tuner::{Reason, TunerState};
+use super::reason::{Reason, TunerState};
 use super::{Kind, MAX_CLASSES, Mode};
 use crate::time::Time;
 

@@ -127,7 +127,7 @@ fn now() -> String {
 }
 
 /// To a microsecond.
-fn millis(duration: std::time::Duration) -> f64 {
+pub(super) fn millis(duration: std::time::Duration) -> f64 {
     duration.as_micros() as f64 / 1e3
 }
 

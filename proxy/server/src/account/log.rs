@@ -111,8 +111,8 @@ pub(crate) fn write(worker: &Worker, entry: &Entry, snapshot: &Snapshot, finishe
         .unwrap_or("");
     let refused = entry.refused.as_deref().unwrap_or("");
     let end = end_of(entry, finished);
-    let waited_ms = finished.waited.unwrap_or_default().as_secs_f64() * 1e3;
-    let took_ms = finished.took.as_secs_f64() * 1e3;
+    let waited_ms = super::access::millis(finished.waited.unwrap_or_default());
+    let took_ms = super::access::millis(finished.took);
     let Finished {
         class,
         verb,

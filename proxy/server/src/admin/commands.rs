@@ -45,9 +45,11 @@ impl Caller {
 
     /// As the author of a measure. The console's user is known already, whatever the page says.
     fn author(&self, says: &str) -> String {
+        let name = self.name();
+        // Who has no name is known by the number already.
         match self.console {
-            Some(_) => self.name(),
-            None => format!("{says}, {}", self.name()),
+            None if says != format!("uid {}", self.uid) => format!("{says}, {name}"),
+            _ => name,
         }
     }
 }

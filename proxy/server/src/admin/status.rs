@@ -140,7 +140,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         enforced_percent: snapshot.settings.enforced_tenants * 100.0,
         mode_changes: shared.overrides.all(),
         tuner: state.to_owned(),
-        reason: format!("{:?}", view.reason),
+        reason: view.reason.words().to_owned(),
         short: bound(&view.limit),
         long: bound(&view.breadth),
         bytes: view.bytes,

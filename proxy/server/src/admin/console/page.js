@@ -63,7 +63,7 @@ function show() {
   const state = [
     ['mode ' + status.mode + (changes ? ` (${changes} run-time ${changes === 1 ? 'change' : 'changes'})` : ''), worst(status.mode)],
     [status.upstream ? 'apiserver answers' : 'apiserver does not answer', status.upstream ? '' : 'bad'],
-    ['tuner: ' + status.tuner.replaceAll('_', ' ') + (status.reason === 'Calm' ? '' : ` (${status.reason})`), status.tuner === 'fail_open' ? 'bad' : status.tuner === 'brake' ? 'warn' : ''],
+    ['tuner: ' + status.tuner.replaceAll('_', ' ') + ` (${status.reason})`, status.tuner === 'fail_open' ? 'bad' : status.tuner === 'brake' ? 'warn' : ''],
   ];
   const list = $('state');
   state.forEach(([text, css], at) => {
