@@ -43,6 +43,7 @@ pub(crate) fn classes(values: &mut Values<'_, '_>, raw: &raw::Admission) -> Vec<
             let key = format!("admission.classes[{index}]");
             let name = required(values, &format!("{key}.name"), class, &class.value.name)?;
             unique(values, &key, &mut seen, &name, class.value.name.as_ref());
+            let usual = Class::usual_max_shed_share(&name);
             Some(Class {
                 name,
                 reserve: values.read(
@@ -55,7 +56,7 @@ pub(crate) fn classes(values: &mut Values<'_, '_>, raw: &raw::Admission) -> Vec<
                 max_shed_share: values.read(
                     &format!("{key}.max_shed_share"),
                     class.value.max_shed_share.as_ref(),
-                    Percent::HUNDRED,
+                    usual,
                     "0% to 100%",
                     parse_percent,
                 ),

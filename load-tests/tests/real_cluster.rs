@@ -11,6 +11,8 @@ mod support;
 mod certificates;
 #[path = "real/conformance.rs"]
 mod conformance;
+#[path = "real/console.rs"]
+mod console;
 #[path = "real/frames.rs"]
 mod frames;
 #[path = "real/identity.rs"]
@@ -29,6 +31,10 @@ mod limits;
 mod operators;
 #[path = "real/outage.rs"]
 mod outage;
+#[path = "real/policies.rs"]
+mod policies;
+#[path = "real/quarantine.rs"]
+mod quarantine;
 #[path = "real/reload.rs"]
 mod reload;
 #[path = "real/request_header.rs"]

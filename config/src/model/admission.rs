@@ -245,13 +245,22 @@ pub struct Class {
     pub reserve: Percent,
     /// `max_shed_share`: its tenants lose at most this share of what they ask for, on average.
     ///
-    /// `admission.max_shed_share` holds as well, whichever is lower. Default 100%.
-    #[schemars(default = "hundred")]
+    /// `admission.max_shed_share` holds as well, whichever is lower. Default 50% for `control-plane`, `operators` and `nodes`,
+    /// for all others 100%, which is no bound.
+    #[schemars(with = "Option<Percent>")]
     pub max_shed_share: Percent,
 }
 
-const fn hundred() -> Percent {
-    Percent::HUNDRED
+impl Class {
+    /// [`Self::max_shed_share`] of a class of this name when nothing is written: an own list of classes does not take the
+    /// red button away from the built-in ones without saying so.
+    #[must_use]
+    pub fn usual_max_shed_share(name: &str) -> Percent {
+        match name {
+            "control-plane" | "operators" | "nodes" => Percent::from_basis_points(5_000),
+            _ => Percent::HUNDRED,
+        }
+    }
 }
 
 /// `admission.rules[]`: requests that match `when` belong to `class`.

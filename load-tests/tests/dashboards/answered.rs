@@ -1,6 +1,6 @@
 //! Every query of every dashboard, rule and alert, asked of a real Prometheus that scrapes real Spillways under load.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -65,8 +65,9 @@ async fn every_query_is_answered_under_load() -> Result<()> {
         return Ok(());
     }
     let dir = Scratch::new()?;
-    let enforce = Site::start(&dir.0, "enforce").await?;
-    let shadow = Site::start(&dir.0, "shadow").await?;
+    let enforce = Site::start(&dir.0, "enforce", &dir.0.join("audit.log")).await?;
+    // Its disk is full.
+    let shadow = Site::start(&dir.0, "shadow", Path::new("/dev/full")).await?;
     let targets = [("enforce", enforce.admin), ("shadow", shadow.admin)];
     let prometheus = Prometheus::start(&dir.0, &targets).await?;
     until(&prometheus, "both are scraped", "sum(up) == 2").await?;
@@ -74,6 +75,8 @@ async fn every_query_is_answered_under_load() -> Result<()> {
     let mut load = JoinSet::new();
     enforce.live(&mut load)?;
     shadow.live(&mut load)?;
+    enforce.stage(None).await?;
+    shadow.stage(Some("50")).await?;
     enforce.configure(false)?;
     let refused = "increase(spillway_config_reloads_total{result=\"refused\"}[1m])";
     for (what, expr) in [
@@ -90,6 +93,18 @@ async fn every_query_is_answered_under_load() -> Result<()> {
             "the reserved lane is used",
             "rate(spillway_requests_total{lane=\"reserved\", code=\"2xx\"}[1m])",
         ),
+        (
+            "a limit refuses",
+            "rate(spillway_limit_refused_total{carried_out=\"true\"}[1m])",
+        ),
+        (
+            "one of a staged policy would",
+            "rate(spillway_policy_limit_differences_total{difference=\"newly_refused\"}[1m])",
+        ),
+        (
+            "a staged policy moves requests",
+            "rate(spillway_policy_moved_total{instance=\"enforce\"}[1m])",
+        ),
         ("a culprit is named", "spillway_culprit_share_ratio"),
         ("shares are recorded", "class:spillway_shed:ratio_rate2m"),
         (
@@ -99,6 +114,10 @@ async fn every_query_is_answered_under_load() -> Result<()> {
         (
             "another is",
             "ALERTS{alertname=\"SpillwayConfigRefused\", alertstate=\"firing\"}",
+        ),
+        (
+            "and one of the full disk",
+            "ALERTS{alertname=\"SpillwayAuditLogNotWritten\", instance=\"shadow\", alertstate=\"firing\"}",
         ),
     ] {
         until(&prometheus, what, expr).await?;

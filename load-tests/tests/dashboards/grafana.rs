@@ -366,7 +366,7 @@ fn every_dashboard_is_whole_and_asks_only_for_what_there_is() {
             }
         }
     }
-    assert_eq!(all.len(), 6);
+    assert_eq!(all.len(), 7);
     for (place, expr) in queries() {
         assert_eq!(unknown(&expr, &[]), Vec::<String>::new(), "{place}: {expr}");
     }

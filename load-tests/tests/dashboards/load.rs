@@ -22,6 +22,10 @@ const START: Duration = Duration::from_secs(60);
 const STORM: usize = 12;
 /// Between two requests of everybody else.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Moves some of them, and would refuse the storm.
+const POLICY: &str = "\
+    rules:\n  - { name: readers, class: bulk, when: { service_accounts: [monitoring/reader] } }\n\
+    limits:\n  - { name: no-storm, deny: true, when: { service_accounts: [monitoring/telemetry] } }\n";
 
 /// A Spillway process in front of a model of its own, in one mode.
 #[derive(Debug)]
@@ -36,8 +40,8 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Starts both; everything they need is in `dir`.
-    pub(crate) async fn start(dir: &Path, mode: &str) -> Result<Self> {
+    /// Starts both; everything they need is in `dir`, but the audit log.
+    pub(crate) async fn start(dir: &Path, mode: &str, audit: &Path) -> Result<Self> {
         let dir = dir.join(mode);
         std::fs::create_dir_all(&dir)?;
         let model = Model::start(Options {
@@ -51,11 +55,13 @@ impl Site {
             "pki: {}\n\
              listen: {{ main: [\"127.0.0.1:0\"], reserved: [\"127.0.0.1:0\"], admin: \"127.0.0.1:0\", workers: 1 }}\n\
              upstream: {{ address: \"{}\" }}\n\
-             admission: {{ mode: {mode} }}\n\
+             admission: {{ mode: {mode}, limits: [{{ name: strangers, when: {{ sources: [anonymous] }}, rate: 1/m }}] }}\n\
+             log: {{ audit: {{ file: {} }} }}\n\
              admin: {{ socket: {} }}\n\
              reserved: {{ check: {{ interval: 1s }} }}\n",
             model.pki_dir().display(),
             model.server().trim_start_matches("https://"),
+            audit.display(),
             dir.join("admin.sock").display(),
         );
         let file = dir.join("spillway.yaml");
@@ -158,6 +164,28 @@ impl Site {
             "listen: nonsense\n".to_owned()
         };
         Ok(std::fs::write(&self.file, text)?)
+    }
+
+    /// Stages a policy, in shadow or for a share of the tenants.
+    pub(crate) async fn stage(&self, percent: Option<&str>) -> Result<()> {
+        let file = self.file.with_file_name("policy.yaml");
+        std::fs::write(&file, POLICY)?;
+        let output = Command::new(env!("CARGO_BIN_EXE_load-tests"))
+            .args(["spillway", "policy", "stage"])
+            .arg(&file)
+            .args(
+                percent
+                    .into_iter()
+                    .flat_map(|percent| ["--percent", percent]),
+            )
+            .arg("--socket")
+            .arg(self.file.with_file_name("admin.sock"))
+            .stdin(Stdio::null())
+            .output()
+            .await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "{said}");
+        Ok(())
     }
 
     /// The page for Prometheus.

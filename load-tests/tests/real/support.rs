@@ -31,7 +31,7 @@ pub(crate) use frames::{End, Fields, Frames};
 pub(crate) use kubectl::{Kubectl, NOBODY, normal};
 pub(crate) use kubelet::Kubelet;
 pub(crate) use plane::{AUDITED_NAMESPACE, Plane, own_plane, plane};
-pub(crate) use process::ProxyProcess;
+pub(crate) use process::{ProxyProcess, audited, spillway};
 pub(crate) use proxy::{Proxy, page};
 pub(crate) use raw::{CLIENT, Raw, RawAnswer};
 

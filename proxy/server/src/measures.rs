@@ -409,12 +409,13 @@ impl NewMeasure {
 
 impl Measure {
     fn audit(&self, event: &str, what: &str) {
-        let target = serde_json::to_string(&self.target).unwrap_or_default();
+        // Not `target`: every line has one, and of two keys with one name most readers lose the first.
+        let whom = serde_json::to_string(&self.target).unwrap_or_default();
         let action = match self.action {
             Action::Block => "block".to_owned(),
             Action::Slow(share) => format!("slow to {:.1} %", f64::from(share) * 100.0),
         };
-        warn!(target: "spillway::audit", event, id = self.id, target, action, reason = self.reason, author = self.author,
+        warn!(target: "spillway::audit", event, id = self.id, whom, action, reason = self.reason, author = self.author,
               created = self.created, expires = self.expires, "{what}");
     }
 }

@@ -154,7 +154,7 @@ pub(crate) fn restore(shared: &Shared) {
                 return;
             }
             Err(problem) => {
-                error!(target: "spillway::audit", %problem,
+                error!(target: "spillway::audit", event = "policy_lost", %problem,
                        "a policy kept on disk does not go with the configuration, and is not in force");
                 state.kept = Err(format!(
                     "what is there does not go with the configuration: {problem}"
@@ -200,7 +200,7 @@ fn audit(book: &Book, by: &str, what: &str) {
         .and_then(|candidate| candidate.returned.as_ref())
         .map(|returned| returned.why.as_str());
     let candidate = candidate.map(|candidate| candidate.policy.digest());
-    warn!(target: "spillway::audit", by, current, candidate, stage, returned, "policy: {what}");
+    warn!(target: "spillway::audit", event = "policy_changed", by, current, candidate, stage, returned, "policy: {what}");
 }
 
 /// Puts the policies on another configuration.

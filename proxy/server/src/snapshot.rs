@@ -348,3 +348,5 @@ fn share(percent: config::Percent) -> f32 {
 
 #[cfg(test)]
 mod cookbook;
+#[cfg(test)]
+mod red_button;

@@ -172,6 +172,9 @@ async fn requests_and_operators_are_written_to_files_of_their_own() {
     );
     until(&audit, "the measure", |line| {
         line["event"] == "measure_taken"
+            && line["whom"]
+                .as_str()
+                .is_some_and(|whom| whom.contains("eve"))
     })
     .await;
     for line in lines(&audit) {
@@ -273,6 +276,17 @@ fn every_event_of_the_audit_log_is_documented() {
                 continue;
             }
             let text = std::fs::read_to_string(&path).expect("text");
+            let of_operators = [
+                "target: \"spillway::audit\"",
+                "target: \"spillway::reserved\"",
+            ];
+            for said in of_operators
+                .iter()
+                .flat_map(|start| text.match_indices(start))
+            {
+                let line = text[said.0..].lines().next().expect("a line");
+                assert!(line.contains(", event"), "{}: {line}", path.display());
+            }
             for start in ["event = \"", ".audit(\""] {
                 for (at, _) in text.match_indices(start) {
                     let event = text[at + start.len()..].split('"').next().expect("a word");

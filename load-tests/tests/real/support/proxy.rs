@@ -170,8 +170,13 @@ impl Proxy {
 
     /// All metrics, now.
     pub(crate) async fn metrics(&self) -> anyhow::Result<Metrics> {
-        Ok(Metrics(self.page("/metrics").await?.1))
+        metrics(self.admin).await
     }
+}
+
+/// All metrics of an admin port, now.
+pub(crate) async fn metrics(admin: SocketAddr) -> anyhow::Result<Metrics> {
+    Ok(Metrics(page(admin, "/metrics").await?.1))
 }
 
 /// A page of an admin port: status and text.

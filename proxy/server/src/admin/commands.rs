@@ -250,7 +250,7 @@ fn issue(shared: &Shared, caller: &Caller, wish: TicketWish) -> Result<Value, Pr
     };
     let ticket = shared.sessions.issue(holder, lasts, clock::now());
     let ticket = ticket.map_err(|problem| Problem::request(problem.to_string()))?;
-    info!(target: "spillway::audit", by = %caller.author(author), seconds = wish.seconds,
+    info!(target: "spillway::audit", event = "console_ticket_issued", by = %caller.author(author), seconds = wish.seconds,
           "a ticket to the console's switches was issued");
     Ok(json!({
         "url": format!("http://{address}/console#ticket={ticket}"),
@@ -262,7 +262,7 @@ fn issue(shared: &Shared, caller: &Caller, wish: TicketWish) -> Result<Value, Pr
 
 fn end_sessions(shared: &Shared, caller: &Caller) -> Value {
     let ended = shared.sessions.end_all(clock::now());
-    info!(target: "spillway::audit", by = %caller.name(), ended, "all tickets and sessions of the console were ended");
+    info!(target: "spillway::audit", event = "console_ended", by = %caller.name(), ended, "all tickets and sessions of the console were ended");
     json!({ "ended": ended })
 }
 

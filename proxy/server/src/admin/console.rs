@@ -145,13 +145,13 @@ async fn switch(shared: &Shared, request: Request<Incoming>) -> Result<Page, Pro
     if path == "/console/session" {
         let opened = shared.sessions.open(&secret, now);
         let (session, holder, lasts) = opened.ok_or_else(locked)?;
-        info!(target: "spillway::audit", by = %name(&holder), seconds = lasts.as_secs(), "the console's switches are unlocked");
+        info!(target: "spillway::audit", event = "console_unlocked", by = %name(&holder), seconds = lasts.as_secs(), "the console's switches are unlocked");
         return Ok(super::json(&json!({ "session": session })));
     }
     let (holder, _) = shared.sessions.holder(&secret, now).ok_or_else(locked)?;
     if path == "/console/lock" {
         shared.sessions.end(&secret, now);
-        info!(target: "spillway::audit", by = %name(&holder), "the console's switches are locked");
+        info!(target: "spillway::audit", event = "console_locked", by = %name(&holder), "the console's switches are locked");
         return Ok(super::json(&Value::Null));
     }
     let command = match path.as_str() {
@@ -185,7 +185,7 @@ fn complain(path: &str, why: &str) {
     if last.is_none_or(|last| now.saturating_since(last) >= COMPLAIN) {
         *last = Some(now);
         let path: String = path.chars().take(64).collect();
-        warn!(target: "spillway::audit", path, why, "a switch of the console was refused");
+        warn!(target: "spillway::audit", event = "console_refused", path, why, "a switch of the console was refused");
     }
 }
 

@@ -49,7 +49,7 @@ impl PolicyGuard {
         if !policy::give_up(shared, &why) {
             return None;
         }
-        error!(target: "spillway::audit", policy = trial.name, why,
+        error!(target: "spillway::audit", event = "policy_given_up", policy = trial.name, why,
                "a new policy was given up; the old one is in force for everybody");
         let harm = match broken.harm {
             Harm::Refusals => "refusals",

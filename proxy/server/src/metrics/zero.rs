@@ -40,6 +40,14 @@ pub(super) fn of_process(metrics: &Metrics) {
             .counter("spillway_policy_returns_total", &[("harm", harm)])
             .increment(0);
     }
+    for difference in ["newly_refused", "newly_passed"] {
+        metrics
+            .counter(
+                "spillway_policy_limit_differences_total",
+                &[("difference", difference)],
+            )
+            .increment(0);
+    }
     for result in ["applied", "refused"] {
         metrics
             .counter(

@@ -33,7 +33,7 @@ pub(super) fn read(path: &Path) -> Book {
         Ok(found) => found.unwrap_or_default(),
         Err(problem) => {
             let shown = path.display();
-            error!(target: "spillway::audit", path = %shown, problem,
+            error!(target: "spillway::audit", event = "policy_lost", path = %shown, problem,
                    "the last good copy of the policy cannot be read, and is not in force");
             if let Err(problem) = kept::put_aside(path) {
                 warn!(path = %shown, %problem, "nor can the file be put aside");
