@@ -194,15 +194,19 @@ impl Stage<'_> {
         let memory = memory::Peak::watch(upstream.pid());
         let began = Instant::now();
         let mut trouble = Trouble::begin(scene, setting);
+        let mut returned = true;
         if let Some(away) = scene.away() {
             // Informers have listed and watch before it strikes.
             trouble.settled(2 * length).await;
             current.turn();
             trouble.strikes();
-            upstream.fail(away).await?;
+            // A server that everybody's return keeps from starting is a finding, too.
+            returned = upstream.fail(away).await.is_ok();
         }
         if scene.ends_by_itself() {
-            trouble.settled(3 * length).await;
+            if returned {
+                trouble.settled(3 * length).await;
+            }
         } else {
             sleep_until(began + length + scene.away().unwrap_or_default()).await;
         }
@@ -223,6 +227,7 @@ impl Stage<'_> {
             server_peak_bytes: memory.end(),
             proxy_cpu_seconds: proxy_cpu,
             proxy_resident_bytes: proxy_memory,
+            server_returned: returned,
             outcome,
         })
     }

@@ -22,6 +22,8 @@ pub(super) struct Found {
     pub(super) server_peak_bytes: Option<u64>,
     pub(super) proxy_cpu_seconds: Option<f64>,
     pub(super) proxy_resident_bytes: Option<u64>,
+    /// Whether the server became ready again after it was stopped.
+    pub(super) server_returned: bool,
     pub(super) outcome: Outcome,
 }
 
@@ -102,6 +104,9 @@ impl fmt::Display for Found {
         match self.stable_after_seconds {
             Some(after) => write!(f, " {after:.1} |")?,
             None => f.write_str(" not in time |")?,
+        }
+        if !self.server_returned {
+            f.write_str(" the server did not become ready again;")?;
         }
         let outcome = &self.outcome;
         if outcome.informers > 0 {

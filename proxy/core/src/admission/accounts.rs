@@ -24,6 +24,8 @@ const REACH: usize = 16;
 const LEVEL: u64 = 0x7f;
 /// The least important user level; there are as many as in DAGOR.
 pub(super) const LAST_LEVEL: u8 = 127;
+/// Of newcomers, and of whoever asks for no more than an equal share; of nobody else while more is wanted than can be served.
+pub(super) const MODEST_LEVEL: u8 = 0;
 
 /// One account: two cache lines, of which requests touch the first, so that workers busy with
 /// different tenants do not share.

@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use super::accounts::{Accounts, LAST_LEVEL};
+use super::accounts::{Accounts, LAST_LEVEL, MODEST_LEVEL};
 use super::ledger::{Ledger, NoRoom, Room};
 use super::level::Level;
 use super::meter::{Meter, Reading};
@@ -362,9 +362,10 @@ impl Front {
         bar < LAST_LEVEL && self.accounts.level(ask) > bar
     }
 
-    /// Whether it comes back before the time it was told.
+    /// Whether it comes back before the time it was told, and its tenant asks for more than an equal share: a client that
+    /// asks for several things at once looks early, too, and is not to be kept out for one refusal.
     pub(super) fn is_early(&self, ask: &Ask, now: Time) -> bool {
-        self.returns.is_early(returns::client(ask), now)
+        self.returns.is_early(returns::client(ask), now) && self.accounts.level(ask) > MODEST_LEVEL
     }
 
     /// The latest time anybody told.

@@ -20,7 +20,7 @@
 
 use std::time::Duration;
 
-use super::accounts::{Account, Accounts, LAST_LEVEL, Owner, PLACES};
+use super::accounts::{Account, Accounts, LAST_LEVEL, MODEST_LEVEL, Owner, PLACES};
 use super::meter::Reading;
 use super::{ClassId, Kind, MAX_CLASSES};
 use crate::hash::mix;
@@ -256,9 +256,9 @@ impl Levels {
             if let Some(Some(known)) = self.known.get_mut(*place)
                 && let Some(account) = accounts.places().get(*place)
             {
-                known.level = 0;
+                known.level = MODEST_LEVEL;
                 if nth >= modest {
-                    known.level = position(before / total);
+                    known.level = position(before / total).max(MODEST_LEVEL + 1);
                     before += known.wants;
                 }
                 account.set_level(known.level);
@@ -267,7 +267,7 @@ impl Levels {
         if all - modest < 2 || left * margin >= total {
             return LAST_LEVEL;
         }
-        position(left * margin / total).min(LAST_LEVEL - 1)
+        position(left * margin / total).clamp(MODEST_LEVEL + 1, LAST_LEVEL - 1)
     }
 
     /// What share of its requests a tenant of each class lost lately, on average over the tenants,
