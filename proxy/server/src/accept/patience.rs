@@ -2,9 +2,10 @@
 //!
 //! An answer nobody reads and a body that never comes to its end hold work of admission although the server has nothing
 //! to do. So every request's permit is kept here, and holds no work any more when the client has kept its request waiting
-//! for half a second; the answer's bytes it holds on to, for the server does too. A client that takes nothing for half a
-//! minute loses the request: what is buffered for it takes memory, here and at the server. Together such answers may take
-//! only so many bytes; beyond that the one that has waited longest goes.
+//! for half a second, or for a second altogether: who reads a little now and then does not hold it either. The answer's
+//! bytes it holds on to, for the server does too. A client that takes nothing for half a minute loses the request: what is
+//! buffered for it takes memory, here and at the server. Together such answers may take only so many bytes; beyond that the
+//! one that has waited longest goes.
 //!
 //! One table per worker, looked through four times a second: nothing is allocated or timed per request.
 
@@ -20,6 +21,8 @@ use tokio::task::AbortHandle;
 pub(crate) const LOOK: Duration = Duration::from_millis(250);
 /// A client that keeps its request waiting for longer holds no work with it any more.
 const SEAT: Duration = Duration::from_millis(500);
+/// Nor one that kept it waiting, again and again, for so long altogether, as far as it is seen.
+const SEAT_ALTOGETHER: Duration = Duration::from_secs(1);
 /// And longer than this, it loses the request. kube-apiserver gives up on the whole request after 60 s.
 const LONGEST: Duration = Duration::from_secs(30);
 /// Answers in part unread may be so large together, of one worker, in bytes.
@@ -52,6 +55,8 @@ struct Slot {
     until: Option<Time>,
     /// Since when it has been waiting for its client.
     waits: Option<Time>,
+    /// How long it has waited for its client in all: the time between two looks counts if it waits at the second.
+    waited: Duration,
     /// What its answer is held to be, while nobody reads it.
     bytes: u64,
     /// Ends the request.
@@ -105,6 +110,7 @@ impl Patience {
                 permit,
                 until: None,
                 waits: None,
+                waited: Duration::ZERO,
                 bytes,
                 cut,
             };
@@ -117,7 +123,7 @@ impl Patience {
 
     /// Gives back and ends what is due. Returns how many requests were ended.
     pub(crate) fn look(&self, now: Time) -> u64 {
-        self.now.set(now);
+        let passed = now.saturating_since(self.now.replace(now));
         let mut slots = self.slots.borrow_mut();
         let mut unread = 0;
         let mut cut = 0;
@@ -129,7 +135,11 @@ impl Patience {
                     permit.finish(Outcome::Served, now);
                 }
             }
-            if waited.is_some_and(|waited| waited >= SEAT)
+            if let Some(waited) = waited {
+                slot.waited = slot.waited.saturating_add(passed.min(waited));
+            }
+            let long = waited.is_some_and(|waited| waited >= SEAT);
+            if (long || slot.waited >= SEAT_ALTOGETHER)
                 && let Some(permit) = &mut slot.permit
                 && permit.charged().is_some_and(|charged| charged.work_us > 0)
             {
@@ -285,6 +295,9 @@ impl Sight {
 
 #[cfg(test)]
 mod tests {
+    use proxy_core::admission::{Ask, Cost, Decision, Engine, Mode, Offer, Settings, Wake};
+    use proxy_core::classify::ClassId;
+
     use super::*;
 
     const START: Time = Time(1_000_000);
@@ -324,6 +337,69 @@ mod tests {
             hold.waits();
             assert_eq!(patience.look(START + LONGEST / 2 * piece), 0);
         }
+    }
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Wake for Nobody {
+        fn decide(self, _: Decision) {}
+    }
+
+    /// A LIST under way.
+    fn permit() -> Permit {
+        let settings = Settings {
+            mode: Mode::Enforce,
+            ..Settings::default()
+        };
+        let engine = Engine::new(settings, START);
+        let ask = Ask {
+            class: ClassId(1),
+            cost: Cost {
+                work_us: 15_000,
+                bytes: 1_000,
+            },
+            kind: Kind::Long,
+            tenant: 1,
+            instance: 1,
+            shape: 1,
+        };
+        match engine.offer(ask, START, || Nobody) {
+            Offer::Admitted(permit) => permit,
+            _ => panic!("an empty server"),
+        }
+    }
+
+    fn holds_work(patience: &Patience) -> bool {
+        let slots = patience.slots.borrow();
+        let charged = slots.slots[0].permit.as_ref().and_then(Permit::charged);
+        charged.is_some_and(|charged| charged.work_us > 0)
+    }
+
+    #[test]
+    fn a_client_that_reads_a_little_now_and_then_holds_no_work_for_long() {
+        let patience = patience();
+        let hold = patience.hold(Some(permit()), None);
+        for look in 1..=4 {
+            assert!(holds_work(&patience), "look {look}");
+            // It took something a moment ago, and has the next before it.
+            hold.goes_on();
+            hold.waits();
+            patience.look(START + LOOK * look);
+        }
+        assert!(!holds_work(&patience));
+    }
+
+    #[test]
+    fn a_client_that_keeps_up_with_the_server_holds_its_work_for_as_long_as_it_takes() {
+        let patience = patience();
+        let hold = patience.hold(Some(permit()), None);
+        for look in 1..=100 {
+            hold.waits();
+            hold.goes_on();
+            patience.look(START + LOOK * look);
+        }
+        assert!(holds_work(&patience));
     }
 
     #[tokio::test]
