@@ -1,4 +1,5 @@
 mod bench;
+mod early;
 mod properties;
 
 use std::sync::atomic::AtomicUsize;

@@ -18,7 +18,7 @@ use crate::time::Time;
 pub(super) type Inbox = Arc<Mutex<Vec<(usize, Decision)>>>;
 
 pub(super) struct Waiter {
-    id: usize,
+    pub(super) id: usize,
     pub(super) inbox: Inbox,
 }
 
