@@ -2,7 +2,7 @@
 //!
 //! An answer nobody reads and a body that never comes to its end hold work of admission although the server has nothing
 //! to do. So every request's permit is kept here, and holds no work any more when the client has kept its request waiting
-//! for half a second, or for a second altogether: who reads a little now and then does not hold it either. The answer's
+//! for half a second (a short one: as soon as its answer has begun), or for a second altogether: who reads a little now and then does not hold it either. The answer's
 //! bytes it holds on to, for the server does too. A client that takes nothing for half a minute loses the request: what is
 //! buffered for it takes memory, here and at the server. Together such answers may take only so many bytes; beyond that the
 //! one that has waited longest goes.
@@ -192,8 +192,16 @@ impl Hold {
     /// Something was handed to the client: until the next is asked for, the request waits for it.
     pub(crate) fn waits(&self) {
         let now = self.patience.now.get();
-        self.patience
-            .with(self.index, |slot| slot.waits = Some(now));
+        self.patience.with(self.index, |slot| {
+            slot.waits = Some(now);
+            // A short answer is made before any of it is sent: from here on nobody but its client keeps it.
+            if let Some(permit) = &mut slot.permit
+                && permit.kind() == Kind::Short
+                && permit.charged().is_some_and(|charged| charged.work_us > 0)
+            {
+                permit.rest(crate::clock::now());
+            }
+        });
     }
 
     /// The request waits for the server.
@@ -346,8 +354,8 @@ mod tests {
         fn decide(self, _: Decision) {}
     }
 
-    /// A LIST under way.
-    fn permit() -> Permit {
+    /// A request under way.
+    fn permit(kind: Kind) -> Permit {
         let settings = Settings {
             mode: Mode::Enforce,
             ..Settings::default()
@@ -359,7 +367,7 @@ mod tests {
                 work_us: 15_000,
                 bytes: 1_000,
             },
-            kind: Kind::Long,
+            kind,
             tenant: 1,
             instance: 1,
             shape: 1,
@@ -379,7 +387,7 @@ mod tests {
     #[test]
     fn a_client_that_reads_a_little_now_and_then_holds_no_work_for_long() {
         let patience = patience();
-        let hold = patience.hold(Some(permit()), None);
+        let hold = patience.hold(Some(permit(Kind::Long)), None);
         for look in 1..=4 {
             assert!(holds_work(&patience), "look {look}");
             // It took something a moment ago, and has the next before it.
@@ -391,9 +399,18 @@ mod tests {
     }
 
     #[test]
+    fn a_short_answer_that_has_begun_holds_no_work() {
+        let patience = patience();
+        let hold = patience.hold(Some(permit(Kind::Short)), None);
+        assert!(holds_work(&patience));
+        hold.waits();
+        assert!(!holds_work(&patience));
+    }
+
+    #[test]
     fn a_client_that_keeps_up_with_the_server_holds_its_work_for_as_long_as_it_takes() {
         let patience = patience();
-        let hold = patience.hold(Some(permit()), None);
+        let hold = patience.hold(Some(permit(Kind::Long)), None);
         for look in 1..=100 {
             hold.waits();
             hold.goes_on();
