@@ -246,9 +246,9 @@ impl<W> Queue<W> {
         Some(entry)
     }
 
-    /// Take out all whose deadline has passed.
+    /// Take out all whose deadline has passed, in the order they came in: the same every time.
     pub(super) fn expire(&mut self, now: Time) -> Vec<Entry<W>> {
-        let late: Vec<Place> = self
+        let mut late: Vec<Place> = self
             .tenants
             .iter()
             .flat_map(|(id, tenant)| tenant.entries.iter().map(move |entry| (*id, entry)))
@@ -258,6 +258,7 @@ impl<W> Queue<W> {
                 turn: *turn,
             })
             .collect();
+        late.sort_unstable_by_key(|place| place.turn.arrival);
         late.into_iter()
             .filter_map(|place| self.remove(place))
             .collect()
