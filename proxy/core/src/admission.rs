@@ -35,7 +35,7 @@
 //! In the order to read them: `settings`, [`cost`]; `ledger` and `gate` (whether there is
 //! room, without a lock); `queue`, [`retry_after`], `returns` and `desk` (what happens when there is
 //! none); `meter`, `accounts`, `level` and `culprit` (who asks for how much, whose turn it is,
-//! and who it was); `engine` (both together) and `permit`; [`probe`], `history` and `tuner` (what the
+//! and who it was); `engine` (both together) and `permit`; [`probe`], `history`, `dial` and `tuner` (what the
 //! bounds become); `memory` (what its memory means for the bytes in flight); [`ramp`] (how watches begin
 //! again, before the gate); `view`. [`limits`] stands beside all of it: the operator's own bounds.
 
@@ -45,6 +45,7 @@ mod culprit;
 mod deferral;
 pub mod delays;
 mod desk;
+mod dial;
 mod engine;
 mod gate;
 mod history;

@@ -8,8 +8,11 @@
 //!   that alternates cheap and dear calls of one shape, gains nothing.
 //! * Bytes are learnt always. Service time is learnt only while the server was calm, and
 //!   only as far as the bytes make it plausible: under load it measures the queue, and
-//!   with a slow reader it measures the reader. Otherwise work follows from the bytes:
-//!   on a real server, 12 ns per byte of JSON and 17 per byte of protobuf.
+//!   with a slow reader it measures the reader. Then an answer says only that it took at least
+//!   what its bytes take (on a real server, 12 ns per byte of JSON and 17 per byte of protobuf)
+//!   and at most the time that passed. An estimate between the two stays as it is: were it
+//!   replaced by the lower one, everything would become cheap as soon as the server is busy,
+//!   and more of it would be let in.
 //!
 //! The table is set-associative: a shape can stand in eight places of one set and takes
 //! that of the least recently used. It never grows, and a request holds the lock of its
@@ -161,7 +164,7 @@ impl Model {
     /// cancelled requests: their size says nothing.
     pub fn observe(&self, shape: &Shape, seen: &Observation) {
         let key = key(shape);
-        let work_us = work_of(shape, seen) as f32;
+        let work = Work::of(shape, seen);
         let bytes = seen.bytes.min(MAX_BYTES) as f32;
         self.with_set(key, |set| {
             set.clock = set.clock.wrapping_add(1);
@@ -194,13 +197,13 @@ impl Model {
                 };
                 // What has been seen is better than any prior, but the first call alone
                 // does not make a shape cheap.
-                entry.work_us = learn(entry.work_us, work_us, 0.5);
+                entry.work_us = learn(entry.work_us, work.given(entry.work_us), 0.5);
                 entry.bytes = learn(entry.bytes, bytes, 0.5);
             } else {
                 let entry = &mut set.ways[way];
                 entry.used = clock;
                 entry.seen = entry.seen.saturating_add(1);
-                entry.work_us = learn(entry.work_us, work_us, 0.1);
+                entry.work_us = learn(entry.work_us, work.given(entry.work_us), 0.1);
                 entry.bytes = learn(entry.bytes, bytes, 0.1);
             }
         });
@@ -217,21 +220,41 @@ fn learn(old: f32, new: f32, fall: f32) -> f32 {
     old + (new - old) * if new > old { 0.7 } else { fall }
 }
 
-fn work_of(shape: &Shape, seen: &Observation) -> u64 {
-    let service = u64::try_from(seen.service.as_micros()).unwrap_or(u64::MAX);
-    let by_bytes = 500 + (seen.bytes.min(MAX_BYTES) as f64 * ns_per_byte(shape) / 1e3) as u64;
-    let work = if seen.calm {
+/// What an answer says about the work it took, in microseconds.
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    least: f32,
+    most: f32,
+    /// The server was calm: `most` is what it took.
+    calm: bool,
+}
+
+impl Work {
+    fn of(shape: &Shape, seen: &Observation) -> Self {
+        let service = u64::try_from(seen.service.as_micros()).unwrap_or(u64::MAX);
+        let by_bytes = 500 + (seen.bytes.min(MAX_BYTES) as f64 * ns_per_byte(shape) / 1e3) as u64;
         // An expensive scan can precede a small answer, so the bytes bound it generously. A call on
         // one object scans nothing: what it takes longer is waiting, for etcd or a webhook.
         let scan = match shape.verb {
             Verb::List | Verb::WatchInitial | Verb::DeleteCollection => 50_000,
             Verb::Get | Verb::Write | Verb::WatchResume | Verb::Other => 3_000,
         };
-        service.min(by_bytes.saturating_mul(4).saturating_add(scan))
-    } else {
-        service.min(by_bytes)
-    };
-    work.clamp(LEAST_WORK_US, MAX_WORK_US)
+        let bounded = |work: u64| work.min(service).clamp(LEAST_WORK_US, MAX_WORK_US) as f32;
+        Self {
+            least: bounded(by_bytes),
+            most: bounded(by_bytes.saturating_mul(4).saturating_add(scan)),
+            calm: seen.calm,
+        }
+    }
+
+    /// What it took, as far as can be told by somebody who thought `known`.
+    fn given(self, known: f32) -> f32 {
+        if self.calm {
+            self.most
+        } else {
+            known.clamp(self.least, self.most)
+        }
+    }
 }
 
 /// Server time per byte of answer.
@@ -328,6 +351,32 @@ mod tests {
         }
         let work = model.estimate(&LIST).work_us;
         assert!((300_000..700_000).contains(&work), "{work}");
+    }
+
+    #[test]
+    fn what_was_learnt_while_calm_does_not_become_cheap_under_load() {
+        let model = Model::new();
+        let write = Shape {
+            verb: Verb::Write,
+            scope: Scope::Object,
+            ..LIST
+        };
+        for shape in [write, LIST] {
+            for _ in 0..80 {
+                model.observe(&shape, &seen(1_000, 3, true));
+            }
+            let calm = model.estimate(&shape).work_us;
+            assert!((2_900..3_300).contains(&calm), "{calm}");
+            for _ in 0..200 {
+                model.observe(&shape, &seen(1_000, 900, false));
+            }
+            assert_eq!(model.estimate(&shape).work_us, calm);
+            // What passed is the most it can have taken, though.
+            for _ in 0..80 {
+                model.observe(&shape, &seen(1_000, 1, false));
+            }
+            assert!(model.estimate(&shape).work_us < 1_100);
+        }
     }
 
     #[test]

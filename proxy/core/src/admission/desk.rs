@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::culprit::Watch;
 use super::deferral::Deferral;
+use super::dial::{Need, Use};
 use super::gate::Front;
 use super::ledger::NoRoom;
 use super::level::{Levels, Pressed, Pressure};
@@ -16,7 +17,7 @@ use super::queue::{Entry, Queue};
 use super::reason::TunerState;
 use super::retry_after::Refused;
 use super::returns;
-use super::tuner::{Need, Tuner, Use};
+use super::tuner::Tuner;
 use super::{Ask, Gate, Kind, MAX_CLASSES, Refusal, Settings, Shed, slot};
 use crate::time::Time;
 
@@ -36,7 +37,10 @@ const OVERLOADED: f64 = 1.0;
 const LATELY_REFUSED: f64 = 0.1;
 /// So many times the work that is thought to make its deadline may wait in such a class.
 const BENEFIT_OF_DOUBT: u64 = 32;
-/// Long requests of people and the control plane may wait so many times as long as others.
+/// And so many times as long: whoever is refused comes back in a second at the earliest, and a burst
+/// or a pause of the server is over by then.
+const BURST_WAIT: u32 = 4;
+/// Long requests of people and the control plane may always wait so many times as long as others.
 const IMPORTANT_WAIT: u32 = 4;
 /// Room for so much short work is wanted (µs) when short work keeps long work out.
 const SMALL_US: u64 = 10_000;
@@ -66,6 +70,9 @@ pub(super) struct Books {
     pub(super) served_in_turn: u64,
     pub(super) queued: u64,
     pub(super) forced: u64,
+    /// Whether at the last tick somebody had waited for half of what may be waited in an overload:
+    /// a burst is over by then.
+    pub(super) backed_up: bool,
 }
 
 impl Books {
@@ -84,7 +91,20 @@ impl Books {
             served_in_turn: 0,
             queued: 0,
             forced: 0,
+            backed_up: false,
         }
+    }
+
+    /// Whether nobody of the class was refused lately.
+    fn spared(&self) -> bool {
+        self.shed_rate < LATELY_REFUSED
+    }
+
+    /// Whether those that wait do so because of a burst. Long requests are few: one that waits does
+    /// not mean that there are too many, even soon after an overload. Of short ones it does, and
+    /// operations of several of them need their tenants' turns from the first one on.
+    pub(super) fn is_burst(&self, kind: Kind) -> bool {
+        !self.backed_up && (kind == Kind::Long || self.spared())
     }
 
     /// One window of `seconds` has passed.
@@ -159,18 +179,17 @@ impl<W> Desk<W> {
     /// guess. Those who then wait in vain make the queue short.
     pub(super) fn queue_work(&self, ask: &Ask) -> u64 {
         let books = &self.books[ask.kind.index()][slot(ask.class)];
-        let doubt = if books.shed_rate < LATELY_REFUSED {
-            BENEFIT_OF_DOUBT
-        } else {
-            1
-        };
+        let doubt = if books.spared() { BENEFIT_OF_DOUBT } else { 1 };
         self.reachable_work(ask).saturating_mul(doubt)
     }
 
-    /// How long a request may wait. A class whose long requests are worth a whale of their own
-    /// is better off waiting: it comes back in any case, and nobody less important passes it.
+    /// How long a request may wait. As long as nobody of its class was refused lately, until a burst is
+    /// over; in an overload that lasts, waiting helps nobody. A class whose long requests are worth a
+    /// whale of their own is better off waiting: it comes back in any case, and nobody less important
+    /// passes it.
     pub(super) fn patience(&self, ask: &Ask) -> Duration {
         let deadline = self.settings.queue.deadline(ask.kind);
+        let books = &self.books[ask.kind.index()][slot(ask.class)];
         let own_whale = self
             .settings
             .classes
@@ -178,6 +197,7 @@ impl<W> Desk<W> {
             .is_some_and(|class| matches!(class.gate, Gate::Ceiling { own_whale: true }));
         match ask.kind {
             Kind::Long if own_whale => deadline * IMPORTANT_WAIT,
+            _ if books.spared() => deadline * BURST_WAIT,
             _ => deadline,
         }
     }
@@ -261,9 +281,10 @@ impl<W> Desk<W> {
         } = self;
         let mut pressure = || -> Pressure {
             Kind::BOTH.map(|kind| {
-                let patience = settings.queue.deadline(kind) / 2;
+                let deadline = settings.queue.deadline(kind);
                 std::array::from_fn(|class| {
                     let books = &mut books[kind.index()][class];
+                    let patience = deadline * if books.spared() { BURST_WAIT } else { 1 } / 2;
                     let oldest = queues[kind.index()][class].oldest();
                     let waits = oldest.is_some_and(|since| now.saturating_since(since) > patience);
                     let pressed = waits || books.shed_rate > PRESSED;
@@ -286,7 +307,9 @@ impl<W> Desk<W> {
         }
         front.set_level(turned.level);
         let shed: f64 = books.iter().flatten().map(|books| books.shed_rate).sum();
-        let overloaded = shed > OVERLOADED || tuner.state().0 == TunerState::Brake;
+        let overloaded = shed > OVERLOADED
+            || tuner.state().0 == TunerState::Brake
+            || books.iter().flatten().any(|books| books.backed_up);
         watch.turn(overloaded, || levels.top(&front.accounts, BLAMEABLE), now);
     }
 
@@ -307,8 +330,11 @@ impl<W> Desk<W> {
                     let bound = (used.outstanding as f64 / f64::from(share)) as u64;
                     used.reached = used.reached.max(bound);
                 }
-                let waiting = !self.queues[k][class].is_empty();
+                let oldest = self.queues[k][class].oldest();
+                let waiting = oldest.is_some();
+                let enough = self.settings.queue.deadline(kind) / 2;
                 let books = &mut self.books[k][class];
+                books.backed_up = oldest.is_some_and(|at| now.saturating_since(at) >= enough);
                 used.served += books.roll(front.served(kind, class), seconds, now);
                 let needed = std::mem::take(&mut books.needed) || (waiting && books.typical > 0.0);
                 if needed && used.need.is_none() {

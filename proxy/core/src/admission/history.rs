@@ -15,6 +15,8 @@
 use std::collections::VecDeque;
 
 const WINDOWS: usize = 50;
+/// Windows a peak is remembered for: the work that a burst left behind is done by then.
+const PEAK_WINDOWS: usize = 30;
 /// Below this elasticity (1: served grows in proportion to outstanding, 0: not at all)
 /// more is no gain.
 const NO_GAIN: f64 = 0.3;
@@ -104,6 +106,23 @@ impl History {
     }
 }
 
+/// The most that was reached lately.
+#[derive(Debug, Default)]
+pub(super) struct Peak(VecDeque<u64>);
+
+impl Peak {
+    pub(super) fn push(&mut self, reached: u64) {
+        if self.0.len() == PEAK_WINDOWS {
+            self.0.pop_front();
+        }
+        self.0.push_back(reached);
+    }
+
+    pub(super) fn most(&self) -> u64 {
+        self.0.iter().copied().max().unwrap_or(0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +136,19 @@ mod tests {
             history.push(window / 10, outstanding, served(outstanding));
         }
         history
+    }
+
+    #[test]
+    fn a_peak_is_remembered_and_forgotten() {
+        let mut peak = Peak::default();
+        assert_eq!(peak.most(), 0);
+        peak.push(7);
+        for _ in 1..PEAK_WINDOWS {
+            peak.push(1);
+            assert_eq!(peak.most(), 7);
+        }
+        peak.push(1);
+        assert_eq!(peak.most(), 1);
     }
 
     #[test]

@@ -246,8 +246,8 @@ impl Levels {
             let Some(Some(known)) = self.known.get(*place) else {
                 continue;
             };
-            // Steps of a fifth: who got about the same is equal, and the hash decides.
-            *wants = (known.got.max(1.0).ln() * 5.0) as u64;
+            // Steps of a twentieth: who got about the same is equal, and the hash decides.
+            *wants = (known.got.max(1.0).ln() * 20.0) as u64;
             *tie = mix(known.owner.tenant);
         }
         self.order[modest..].sort_unstable();

@@ -315,3 +315,62 @@ fn a_limit_that_was_too_much_is_tried_again_soon_while_the_probe_is_calm() {
     assert!((600..700).contains(&late), "{late} windows");
     assert!((50..70).contains(&calm), "{calm} windows");
 }
+
+fn writes(outstanding: u64, waiting: bool) -> Use {
+    Use {
+        outstanding,
+        running: outstanding / 2_000,
+        reached: outstanding,
+        served: outstanding,
+        need: waiting.then_some(Need {
+            share: 1.0,
+            held_us: 2_000,
+            class: 3,
+        }),
+    }
+}
+
+#[test]
+fn a_brake_of_the_limit_leaves_room_for_the_bursts_of_a_moment_ago() {
+    let mut bench = Bench::new();
+    bench.steps(5, &excess(0), writes(350_000, false), IDLE);
+    bench.steps(10, &excess(0), writes(20_000, false), IDLE);
+    bench.steps(2, &excess(21), writes(20_000, false), IDLE);
+    assert_eq!(bench.tuner.state().0, TunerState::Brake);
+    assert!(bench.limit() >= 350_000, "{}", bench.limit());
+    // What nobody used for three seconds goes.
+    let mut bench = Bench::new();
+    bench.steps(5, &excess(0), writes(350_000, false), IDLE);
+    bench.steps(30, &excess(0), writes(20_000, false), IDLE);
+    bench.steps(2, &excess(21), writes(20_000, false), IDLE);
+    assert!(bench.limit() <= 50_000, "{}", bench.limit());
+}
+
+#[test]
+fn long_work_that_must_wait_does_not_keep_the_limit_from_growing_but_the_other_way_round_it_does() {
+    let mut bench = Bench::new();
+    let important = Use {
+        need: Some(Need {
+            share: 1.0,
+            held_us: LIST,
+            class: 1,
+        }),
+        ..lists(3, true)
+    };
+    // A step of the breadth was one too many: the next must wait.
+    bench.steps(30, &excess(0), IDLE, important);
+    bench.steps(3, &excess(25), IDLE, important);
+    let (limit, breadth) = (bench.limit(), bench.breadth());
+    bench.steps(20, &excess(8), writes(limit, true), important);
+    assert!(bench.limit() > limit);
+    assert_eq!(bench.breadth(), breadth);
+
+    let mut bench = Bench::new();
+    // The limit has room nowhere: it is as wide as it goes.
+    bench.tuner.dials[0].set(u64::MAX);
+    bench.steps(20, &excess(0), writes(1_000, true), lists(3, true));
+    assert_eq!(
+        bench.breadth(),
+        Settings::default().initial_breadth.as_micros() as u64
+    );
+}

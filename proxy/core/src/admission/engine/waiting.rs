@@ -29,8 +29,10 @@ impl<W: Wake> Inner<W> {
             return self.shed_newcomer(&mut desk, &ask, Shed::HardBound, now);
         }
         // Only while others of its class wait, who then keep less important classes out:
-        // nobody is refused for the sake of somebody less important.
-        if !desk.queues[kind.index()][class].is_empty() {
+        // nobody is refused for the sake of somebody less important. And not in a burst, when there
+        // will soon be room for all.
+        let burst = desk.books[kind.index()][class].is_burst(kind);
+        if !burst && !desk.queues[kind.index()][class].is_empty() {
             if self.front.is_early(&ask, now) {
                 return self.shed_newcomer(&mut desk, &ask, Shed::Early, now);
             }

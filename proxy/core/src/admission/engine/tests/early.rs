@@ -60,3 +60,32 @@ fn a_small_tenant_that_asks_for_several_things_at_once_is_not_kept_out_for_one_r
     let (mut bench, _, small) = pressed();
     assert_eq!(refused(&mut bench, small), None);
 }
+
+#[test]
+fn a_list_is_not_sent_away_for_coming_early_before_others_have_waited_for_a_while() {
+    let mut bench = Bench::new(settings());
+    let greedy = ask(6, Kind::Long, 500_000);
+    let small = Ask {
+        tenant: 2,
+        instance: 2,
+        ..ask(6, Kind::Long, 20_000)
+    };
+    for _ in 0..150 {
+        bench.offer(greedy);
+        bench.offer(small);
+        bench.tick(100, &excess(15));
+    }
+    // Who waited was told to come back, and only one who came since then waits.
+    bench.tick(2_100, &excess(15));
+    assert!(bench.tickets.is_empty());
+    bench.tick(100, &excess(15));
+    let until = bench.now + Duration::from_secs(10);
+    let returns = &bench.inner().front.returns;
+    returns.expect(returns::client(&greedy), until);
+    assert_eq!(bench.offer(small), "waiting");
+    for _ in 0..10 {
+        assert_eq!(refused(&mut bench, greedy), None, "it may be a burst");
+        bench.tick(100, &excess(15));
+    }
+    assert_eq!(refused(&mut bench, greedy), Some(Shed::Early));
+}
