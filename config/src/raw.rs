@@ -233,6 +233,7 @@ section!(Queue {
 section!(Class {
     name: Scalar,
     reserve: Scalar,
+    guarantee: Scalar,
     max_shed_share: Scalar,
 });
 

@@ -53,6 +53,13 @@ pub(crate) fn classes(values: &mut Values<'_, '_>, raw: &raw::Admission) -> Vec<
                     "0% to 100%, all classes together below 100%",
                     parse_percent,
                 ),
+                guarantee: values.read(
+                    &format!("{key}.guarantee"),
+                    class.value.guarantee.as_ref(),
+                    Percent::ZERO,
+                    "0% to 50%, all classes together at most 50%",
+                    parse_percent,
+                ),
                 max_shed_share: values.read(
                     &format!("{key}.max_shed_share"),
                     class.value.max_shed_share.as_ref(),
@@ -65,6 +72,7 @@ pub(crate) fn classes(values: &mut Values<'_, '_>, raw: &raw::Admission) -> Vec<
         .collect();
     complete(values, &classes, list);
     below_the_whole(values, &classes, list);
+    guarantees(values, &classes, list);
     classes
 }
 
@@ -122,6 +130,44 @@ fn below_the_whole(
                 sum % 100
             ),
             "reserves that add up to less than 100%",
+        );
+    }
+}
+
+/// All guarantees together, in basis points.
+const MOST_GUARANTEED: u32 = 5_000;
+
+fn guarantees(
+    values: &mut Values<'_, '_>,
+    classes: &[Class],
+    list: &serde_saphyr::Spanned<Vec<serde_saphyr::Spanned<raw::Class>>>,
+) {
+    let each = || classes.iter().map(|class| class.guarantee.basis_points());
+    let at = |nth: usize| {
+        let class = list.value.get(nth)?;
+        at_value(class.value.guarantee.as_ref())
+    };
+    if each().next().is_some_and(|first| first > 0) {
+        values.problems.add(
+            at(0),
+            "admission.classes[0].guarantee: the first class does not wait for others, so nothing can be \
+             guaranteed to it"
+                .to_owned(),
+            "no guarantee there",
+        );
+    }
+    let sum: u32 = each().map(u32::from).sum();
+    if sum > MOST_GUARANTEED {
+        let last = (0..list.value.len()).rev().find_map(at);
+        values.problems.add(
+            last,
+            format!(
+                "admission.classes: the guarantees add up to {}.{:02}%, too little is left to give by \
+                 importance",
+                sum / 100,
+                sum % 100
+            ),
+            "guarantees that add up to at most 50%",
         );
     }
 }

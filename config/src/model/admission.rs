@@ -205,7 +205,8 @@ impl Default for Probe {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 pub struct Queue {
-    /// `short_deadline`: for calls on one object, 0ms..=`long_deadline`. Default 250ms.
+    /// `short_deadline`: for calls on one object, 0ms..=`long_deadline`; four times that while nobody of their
+    /// class was refused lately. Default 250ms.
     #[serde(serialize_with = "serialize_duration")]
     #[schemars(with = "DurationText")]
     pub short_deadline: Duration,
@@ -243,6 +244,13 @@ pub struct Class {
     /// All reserves but the last together stay below 100%. Default 0%.
     #[schemars(default)]
     pub reserve: Percent,
+    /// `guarantee`: share of the limit that this class may use whatever more important classes ask for, and one
+    /// request at a time if that is more.
+    ///
+    /// All guarantees together are at most 50%. Not for the first class, which has a bound of its own. Default 0%:
+    /// importance is strict, and a storm in a more important class can take everything but what is running.
+    #[schemars(default)]
+    pub guarantee: Percent,
     /// `max_shed_share`: its tenants lose at most this share of what they ask for, on average.
     ///
     /// `admission.max_shed_share` holds as well, whichever is lower. Default 50% for `control-plane`, `operators` and `nodes`,

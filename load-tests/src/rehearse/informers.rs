@@ -49,7 +49,6 @@ enum Ended {
 
 /// Keeps informed of `path` until dropped.
 pub(super) async fn inform(client: Client, path: String, current: Current, all: Arc<Informed>) {
-    all.all.fetch_add(1, Ordering::Relaxed);
     let mut version: Option<String> = None;
     let mut pause = FIRST_PAUSE;
     loop {

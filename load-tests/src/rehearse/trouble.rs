@@ -131,6 +131,8 @@ impl Trouble {
 
     fn inform(&mut self, client: Client, path: &str, current: &Current) {
         let informed = self.informed.clone();
+        // Here and not by the task, which may not have begun when somebody asks whether all watch.
+        informed.all.fetch_add(1, Ordering::Relaxed);
         self.tasks
             .spawn(inform(client, path.to_owned(), current.clone(), informed));
     }

@@ -93,6 +93,7 @@ pub fn start_on(
     mut given: Given,
 ) -> Result<Running, StartError> {
     let metrics = Arc::new(Metrics::new().map_err(std::io::Error::other)?);
+    let reloader = Reloader::new(file, &config);
     let snapshot = Snapshot::load(config, 1, &metrics)?;
     let listen = snapshot.config.listen.clone();
     let reserved_connections = u64::from(snapshot.config.reserved.max_connections);
@@ -149,7 +150,6 @@ pub fn start_on(
         access_log,
     };
 
-    let reloader = Reloader { file };
     let control_stop = closed.clone();
     running.thread("control", {
         let (shared, reserved) = (Arc::clone(&shared), running.reserved.clone());

@@ -284,6 +284,7 @@ pub(crate) fn settings(config: &Config, policy: &Policy) -> Settings {
             .cloned()
             .unwrap_or(ClassSettings {
                 reserve: 0.0,
+                guarantee: 0.0,
                 gate: Gate::Ceiling { own_whale: false },
                 max_shed_share: 1.0,
             });
@@ -293,6 +294,7 @@ pub(crate) fn settings(config: &Config, policy: &Policy) -> Settings {
             .find(|class| *class.name == *spec.name)
         {
             class.reserve = share(own.reserve);
+            class.guarantee = share(own.guarantee);
             class.max_shed_share = share(own.max_shed_share);
         }
         class.max_shed_share = class.max_shed_share.min(most_shed);

@@ -253,8 +253,12 @@ impl<W: Wake> Inner<W> {
     }
 
     fn publish_bounds(&self, desk: &Desk<W>) {
-        self.front
-            .publish_bounds(&desk.tuner, &desk.shares, desk.bytes.bytes());
+        self.front.publish_bounds(
+            &desk.settings,
+            &desk.tuner,
+            &desk.shares,
+            desk.bytes.bytes(),
+        );
     }
 
     /// Red button: classes of which too much is refused, by what the average tenant loses, or a

@@ -92,6 +92,8 @@ pub(super) struct Front {
     hard_bounds: [AtomicU64; MAX_CLASSES],
     /// By class: tenants whose spread hash is at most this are enforced.
     enforced: [AtomicU64; MAX_CLASSES],
+    /// By kind and class: what may be held whatever more important classes ask for, in microseconds.
+    guarantees: [[AtomicU64; MAX_CLASSES]; 2],
     served: [[Meter; MAX_CLASSES]; 2],
     /// Who was told to come back when.
     pub(super) returns: Returns,
@@ -119,6 +121,7 @@ impl Front {
             forced: AtomicU64::new(0),
             hard_bounds: atomics(),
             enforced: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
+            guarantees: std::array::from_fn(|_| atomics()),
             served: std::array::from_fn(|_| std::array::from_fn(|_| Meter::new())),
             returns: Returns::new(),
             accounts: Accounts::new(),
@@ -149,6 +152,7 @@ impl Front {
     /// them each class may see.
     pub(super) fn publish_bounds(
         &self,
+        settings: &Settings,
         tuner: &Tuner,
         shares: &[[f32; MAX_CLASSES]; 2],
         bytes_budget: u64,
@@ -165,6 +169,10 @@ impl Front {
             for (class, share) in shares[kind.index()].iter().enumerate() {
                 let ceiling = part(tuner.bound(kind), *share);
                 self.ledgers[kind.index()].set_ceiling(class, ceiling.max(1));
+            }
+            for (guarantee, class) in self.guarantees[kind.index()].iter().zip(&settings.classes) {
+                let share = f64::from(class.guarantee.clamp(0.0, 1.0));
+                guarantee.store((tuner.bound(kind) as f64 * share).ceil() as u64, SeqCst);
             }
         }
         // Large answers are long work's.
@@ -260,6 +268,33 @@ impl Front {
             }
         }
         Ok(seat)
+    }
+
+    /// Take room that is guaranteed to the class, whoever else wants it. It is used on top of what more
+    /// important classes hold, so a bound can be exceeded by the guarantees; the tuner sees what that does.
+    pub(super) fn charge_guaranteed(&self, ask: &Ask, now: Time) -> Option<Seat> {
+        let class = slot(ask.class);
+        let guarantee = self.guarantees[ask.kind.index()][class].load(SeqCst);
+        if guarantee == 0 || self.is_hard(class) {
+            return None;
+        }
+        let ledger = &self.ledgers[ask.kind.index()];
+        let held = ask.cost.held_us();
+        if !ledger.try_add_bounded(class, held, guarantee) {
+            return None;
+        }
+        let bytes = ask.cost.counted_bytes();
+        if bytes > 0 {
+            // Memory is guaranteed to nobody.
+            let before = self.bytes.fetch_add(bytes, SeqCst);
+            let fits = before.saturating_add(bytes) <= self.byte_ceilings[class].load(SeqCst);
+            if !fits && before > 0 {
+                self.bytes.fetch_sub(bytes, SeqCst);
+                ledger.take(class, held);
+                return None;
+            }
+        }
+        Some(Seat::of(ask, Some(ask.cost), now))
     }
 
     /// Take room whether there is or not; for what would be waiting, had decisions been

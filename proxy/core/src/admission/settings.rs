@@ -44,11 +44,18 @@ pub enum Gate {
     },
 }
 
+/// What all classes' guarantees together may be of the bounds.
+const MAX_GUARANTEES: f32 = 0.5;
+
 /// One class, in order of importance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClassSettings {
     /// Share of both bounds, 0..=1, that no less important class may use.
     pub reserve: f32,
+    /// Share of both bounds, 0..=1, that this class may use whatever more important classes ask for, and
+    /// one request of each kind at a time if that is more. Only for classes with a ceiling. 0: importance
+    /// is strict.
+    pub guarantee: f32,
     /// How it is held.
     pub gate: Gate,
     /// Red button: the largest share, 0..=1, of their recent server time that the tenants of this
@@ -135,6 +142,7 @@ impl Default for Settings {
     fn default() -> Self {
         let gated = |reserve, own_whale, max_shed_share| ClassSettings {
             reserve,
+            guarantee: 0.0,
             gate: Gate::Ceiling { own_whale },
             max_shed_share,
         };
@@ -158,6 +166,7 @@ impl Default for Settings {
             classes: vec![
                 ClassSettings {
                     reserve: 0.05,
+                    guarantee: 0.0,
                     gate: Gate::HardBound(Duration::from_secs(5)),
                     max_shed_share: 1.0,
                 },
@@ -199,6 +208,15 @@ pub enum WrongSettings {
         /// Their sum.
         sum: f32,
     },
+    /// Importance would mean little.
+    #[error(
+        "admission.classes: the guarantees add up to {sum}; keep them at most {MAX_GUARANTEES}, or \
+         nothing is left to give by importance"
+    )]
+    Guarantees {
+        /// Their sum.
+        sum: f32,
+    },
     /// The limits are out of order.
     #[error("admission.limit: want 0 < min <= initial <= max, and all at most 1h")]
     Limit,
@@ -224,6 +242,7 @@ impl Settings {
         for (class, settings) in self.classes.iter().enumerate() {
             for (field, value) in [
                 ("reserve", settings.reserve),
+                ("guarantee", settings.guarantee),
                 ("max_shed_share", settings.max_shed_share),
             ] {
                 if !(0.0..=1.0).contains(&value) {
@@ -244,6 +263,10 @@ impl Settings {
             .sum();
         if sum >= 1.0 {
             return Err(WrongSettings::Reserves { sum });
+        }
+        let sum: f32 = self.classes.iter().map(|class| class.guarantee).sum();
+        if sum > MAX_GUARANTEES {
+            return Err(WrongSettings::Guarantees { sum });
         }
         let limit = &self.limit;
         let ordered =

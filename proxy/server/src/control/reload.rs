@@ -21,17 +21,39 @@ use crate::snapshot::{Base, Snapshot};
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Where the configuration comes from.
+/// By path. A file that cannot be read has no digest; that it cannot be is found out when it is used.
+type Digests = HashMap<PathBuf, Option<[u8; 32]>>;
+
+/// Where the configuration comes from, and what was in the files when it was taken from there.
 #[derive(Clone, Debug)]
 pub(crate) struct Reloader {
     /// `None` for a configuration handed over in memory: then only the files it names are watched.
-    pub(crate) file: Option<PathBuf>,
+    file: Option<PathBuf>,
+    seen: Digests,
+}
+
+impl Reloader {
+    /// To be made before the files that `config` names are read: what is written to them from now on is a change. So is
+    /// what was written to `file` since `config` was read from it.
+    pub(crate) fn new(file: Option<PathBuf>, config: &Config) -> Self {
+        let mut reloader = Self {
+            file,
+            seen: Digests::new(),
+        };
+        reloader.seen = digests(&watched(&reloader, config));
+        if let Some(file) = &reloader.file
+            && read(file).as_ref() != Ok(config)
+        {
+            reloader.seen.insert(file.clone(), None);
+        }
+        reloader
+    }
 }
 
 /// Looks for changes until `stop` turns true.
 pub(crate) async fn run(reloader: Reloader, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let mut hangup = signal(SignalKind::hangup()).ok();
-    let mut seen = digests(&watched(&reloader, &shared.snapshot.load().config));
+    let mut seen = reloader.seen.clone();
     loop {
         let asked = tokio::select! {
             () = tokio::time::sleep(LOOK) => false,
@@ -69,8 +91,7 @@ fn watched(reloader: &Reloader, config: &Config) -> Vec<PathBuf> {
     files
 }
 
-/// A file that cannot be read has no digest; that it cannot be is found out when it is used.
-fn digests(files: &[PathBuf]) -> HashMap<PathBuf, Option<[u8; 32]>> {
+fn digests(files: &[PathBuf]) -> Digests {
     files
         .iter()
         .map(|path| (path.clone(), digest(path)))
@@ -145,4 +166,41 @@ fn refused(shared: &Shared, problem: &str) {
         problem,
         "the new configuration cannot be used; the old one stays in force"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_between_reading_and_the_first_look_is_a_change() {
+        let folder = std::env::temp_dir().join(format!("spillway-reload-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (file, authority) = (folder.join("config.yaml"), folder.join("ca.crt"));
+        let text = |port: u16| {
+            format!(
+                "listen: {{ main: ['192.0.2.10:{port}'] }}\ntls: {{ client_ca: {} }}\n",
+                authority.display()
+            )
+        };
+        std::fs::write(&authority, "one").unwrap();
+        std::fs::write(&file, text(6443)).unwrap();
+        let config = read(&file).unwrap();
+        let changed = |reloader: &Reloader| digests(&watched(reloader, &config)) != reloader.seen;
+
+        let reloader = Reloader::new(Some(file.clone()), &config);
+        assert!(!changed(&reloader));
+        std::fs::write(&authority, "another").unwrap();
+        assert!(changed(&reloader), "a file that it names");
+
+        // Written after it was read, and before anybody looked.
+        std::fs::write(&file, text(8443)).unwrap();
+        assert!(changed(&Reloader::new(Some(file.clone()), &config)));
+        std::fs::write(&file, "listen: [").unwrap();
+        assert!(
+            changed(&Reloader::new(Some(file), &config)),
+            "to be refused"
+        );
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -213,12 +213,41 @@ fn the_cookbook_shows_the_rules_of_every_recipe() {
             "docs/cookbook.md does not name {name}"
         );
         let text = std::fs::read_to_string(entry.path()).expect("a file");
-        let (_, rules) = text.split_once("  rules:\n").expect("rules");
-        for line in rules.lines().filter(|line| line.starts_with("    - name:")) {
+        let (classes, rules) = text.split_once("  rules:\n").unwrap_or((&text, ""));
+        let rules = rules.lines().filter(|line| line.starts_with("    - name:"));
+        let guaranteed = classes.lines().filter(|line| line.contains("guarantee:"));
+        let shown: Vec<&str> = rules.chain(guaranteed).collect();
+        assert!(!shown.is_empty(), "{name} has nothing to show");
+        for line in shown {
             assert!(
                 page.contains(line.trim()),
                 "docs/cookbook.md lacks {line} of {name}"
             );
         }
+    }
+}
+
+#[test]
+fn reads_are_guaranteed_a_tenth_and_nobody_else_anything() {
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../config/examples/cookbook/"
+    );
+    let text = std::fs::read_to_string(format!("{folder}guaranteed-reads.yaml")).expect("it");
+    let config = config::Config::parse(&text, "it").unwrap_or_else(|report| panic!("{report}"));
+    let policy = policy(&config).expect("a policy");
+    let settings = super::settings(&config, &policy);
+    assert_eq!(settings.check(), Ok(()));
+    for (class, settings) in policy.classes().iter().zip(&settings.classes) {
+        let expected = if &*class.name == "workload-reads" {
+            0.1
+        } else {
+            0.0
+        };
+        assert!(
+            (settings.guarantee - expected).abs() < 1e-6,
+            "{}",
+            class.name
+        );
     }
 }

@@ -56,11 +56,17 @@ impl<W: Wake> Inner<W> {
                 }
                 Err(NoRoom::Shared | NoRoom::Own | NoRoom::Closed | NoRoom::Bytes) => false,
             };
+        let guaranteed = || {
+            let seat = front.charge_guaranteed(&ask, now);
+            seat.inspect(|seat| front.free(seat)).is_some()
+        };
+        let fits = fits || (queue.is_empty() && guaranteed());
+        let burst = desk.books[kind.index()][class].is_burst(kind);
         let fate = if fits {
             Fate::Starts
         } else if front.is_hard(class) {
             Fate::Refused(Shed::HardBound)
-        } else if !queue.is_empty() && front.is_below_bar(&ask) {
+        } else if !queue.is_empty() && !burst && front.is_below_bar(&ask) {
             Fate::Refused(Shed::Level)
         } else if queue.len() >= desk.settings.queue.max_waiting {
             Fate::Refused(Shed::QueueFull)

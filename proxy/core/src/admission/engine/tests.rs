@@ -1,5 +1,6 @@
 mod bench;
 mod early;
+mod guarantee;
 mod properties;
 
 use std::sync::atomic::AtomicUsize;

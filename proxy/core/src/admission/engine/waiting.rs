@@ -28,6 +28,11 @@ impl<W: Wake> Inner<W> {
         if self.front.is_hard(class) {
             return self.shed_newcomer(&mut desk, &ask, Shed::HardBound, now);
         }
+        if desk.queues[kind.index()][class].is_empty()
+            && let Some(seat) = self.front.charge_guaranteed(&ask, now)
+        {
+            return Offer::Admitted(Permit::new(self.home(), seat));
+        }
         // Only while others of its class wait, who then keep less important classes out:
         // nobody is refused for the sake of somebody less important. And not in a burst, when there
         // will soon be room for all.
@@ -151,23 +156,25 @@ impl<W: Wake> Inner<W> {
             let mut barred = false;
             for class in 0..MAX_CLASSES {
                 barred |= deferred & bit(kind, class) != 0;
-                while !barred {
-                    let Some(ask) = desk.queues[kind.index()][class].head().map(|head| head.ask)
+                let mut own = false;
+                while let Some(ask) = desk.queues[kind.index()][class].head().map(|head| head.ask) {
+                    let seat = if barred || own {
+                        None
+                    } else if self.front.mode_for(&ask) == Mode::Enforce {
+                        let charged = self.front.charge(&ask, now);
+                        if let Err(why) = charged {
+                            desk.note_blocked(&ask, why);
+                            // Nobody less important may take what this one waits for.
+                            barred = why != NoRoom::Own;
+                            own = true;
+                        }
+                        charged.ok()
+                    } else {
+                        Some(self.front.uncounted_seat(&ask, now))
+                    };
+                    let Some(seat) = seat.or_else(|| self.front.charge_guaranteed(&ask, now))
                     else {
                         break;
-                    };
-                    let seat = if self.front.mode_for(&ask) == Mode::Enforce {
-                        match self.front.charge(&ask, now) {
-                            Ok(seat) => seat,
-                            Err(why) => {
-                                desk.note_blocked(&ask, why);
-                                // Nobody less important may take what this one waits for.
-                                barred = why != NoRoom::Own;
-                                break;
-                            }
-                        }
-                    } else {
-                        self.front.uncounted_seat(&ask, now)
                     };
                     match desk.queues[kind.index()][class].pop() {
                         Some(entry) => {

@@ -134,8 +134,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_is_lost_or_doubled_whatever_happens(steps in prop::collection::vec(step(), 1..120)) {
-        let mut bench = Bench::new(settings());
+    fn nothing_is_lost_or_doubled_whatever_happens(
+        steps in prop::collection::vec(step(), 1..120),
+        guarantee in prop_oneof![Just(0.0_f32), Just(0.2)],
+    ) {
+        let mut settings = settings();
+        settings.classes[5].guarantee = guarantee;
+        let mut bench = Bench::new(settings);
         for step in steps {
             bench.go(step, true);
             bench.assert_conserved();
