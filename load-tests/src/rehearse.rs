@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use serde_json::json;
+use anyhow::{Context, anyhow, bail};
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until};
 
 mod found;
@@ -54,6 +54,9 @@ pub struct Options {
     /// Seed of all schedules.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Spillway's configuration, of which the `admission` section is taken; always enforced.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Writes everything that was found as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -69,6 +72,7 @@ pub struct Options {
 /// # Errors
 /// When something cannot be started, set up or written.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    let extra = options.extra()?;
     let dir = Directory::open(options.dir.clone())?;
     let objects = options.objects as usize;
     let mut upstream = match &*options.upstream {
@@ -84,7 +88,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         "{}; {objects} pods; {NODES} nodes' everyday life; trouble for {} s\n",
         upstream.label, options.seconds
     );
-    let found = runtime.block_on(play(&mut upstream, options, &dir.path))?;
+    let found = runtime.block_on(play(&mut upstream, options, &extra, &dir.path))?;
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&found)?;
         fs::write(file, text + "\n").with_context(|| file.display().to_string())?;
@@ -95,6 +99,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 async fn play(
     upstream: &mut Upstream,
     options: &Options,
+    extra: &Value,
     dir: &Path,
 ) -> anyhow::Result<Vec<Found>> {
     let plan = Plan {
@@ -120,6 +125,7 @@ async fn play(
                 teams: &teams,
                 capacity: &capacity,
                 options,
+                extra,
                 dir,
             };
             let found = stage.play(upstream, scene, through).await?;
@@ -139,6 +145,19 @@ impl Options {
             self.scenes.clone()
         }
     }
+
+    /// What is set in Spillway's configuration beside addresses and keys.
+    fn extra(&self) -> anyhow::Result<Value> {
+        let Some(file) = &self.config else {
+            return Ok(json!({}));
+        };
+        let name = file.display().to_string();
+        let text = fs::read_to_string(file).with_context(|| name.clone())?;
+        let config = config::Config::parse(&text, &name).map_err(|report| anyhow!("{report}"))?;
+        let mut admission = serde_json::to_value(config.admission)?;
+        admission["mode"] = json!("enforce");
+        Ok(json!({ "admission": admission }))
+    }
 }
 
 struct Stage<'a> {
@@ -146,6 +165,7 @@ struct Stage<'a> {
     teams: &'a Teams,
     capacity: &'a Capacity,
     options: &'a Options,
+    extra: &'a Value,
     dir: &'a Path,
 }
 
@@ -159,7 +179,7 @@ impl Stage<'_> {
     ) -> anyhow::Result<Found> {
         let length = Duration::from_secs(self.options.seconds.into());
         let proxy = match through {
-            true => Some(Proxy::start(upstream, "enforce", &json!({}), self.dir).await?),
+            true => Some(Proxy::start(upstream, "enforce", self.extra, self.dir).await?),
             false => None,
         };
         let (endpoint, lane) = match &proxy {
