@@ -108,10 +108,10 @@ impl Choice {
     pub fn make(self, setup: Setup) -> Box<dyn Controller> {
         use spillway::{Spillway, Tuning};
         match self {
-            Self::Spillway => Box::new(Spillway::new(Tuning::Real, setup.seed)),
-            Self::Frozen => Box::new(Spillway::new(Tuning::Frozen, setup.seed)),
-            Self::AlwaysMax => Box::new(Spillway::new(Tuning::AlwaysMax, setup.seed)),
-            Self::AlwaysMin => Box::new(Spillway::new(Tuning::AlwaysMin, setup.seed)),
+            Self::Spillway => Box::new(Spillway::new(Tuning::Real, setup.cores, setup.seed)),
+            Self::Frozen => Box::new(Spillway::new(Tuning::Frozen, setup.cores, setup.seed)),
+            Self::AlwaysMax => Box::new(Spillway::new(Tuning::AlwaysMax, setup.cores, setup.seed)),
+            Self::AlwaysMin => Box::new(Spillway::new(Tuning::AlwaysMin, setup.cores, setup.seed)),
             Self::None => Box::new(none::Nothing),
             Self::Apf => Box::new(apf::Apf::new()),
             Self::Static(limit) => Box::new(limit::Limit::new(limit, true)),

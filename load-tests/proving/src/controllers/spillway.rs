@@ -6,8 +6,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use proxy_core::admission::cost::{Model, Observation, Shape};
 use proxy_core::admission::{
-    Ask, Cost, Decision, Engine, Offer, Outcome, Permit, Refusal, Settings, Signals, Ticket, Wake,
-    retry_after,
+    Ask, Cost, Decision, Engine, LimitSettings, Offer, Outcome, Permit, Refusal, Settings, Signals,
+    Ticket, Wake, retry_after,
 };
 use proxy_core::time::Time;
 
@@ -31,8 +31,10 @@ pub enum Tuning {
 }
 
 impl Tuning {
-    fn settings(self) -> Settings {
+    fn settings(self, cores: usize) -> Settings {
         let mut settings = Settings::default();
+        // As the proxy does, which stands on the server's host.
+        settings.limit.initial = LimitSettings::initial(u32::try_from(cores).unwrap_or(u32::MAX));
         let pinned = match self {
             Self::Real | Self::Frozen => return settings,
             Self::AlwaysMax => settings.limit.max,
@@ -91,10 +93,10 @@ pub struct Spillway {
 }
 
 impl Spillway {
-    /// A new engine with its defaults.
+    /// A new engine with the defaults for a server with so many cores.
     #[must_use]
-    pub fn new(tuning: Tuning, seed: u64) -> Self {
-        let settings = tuning.settings();
+    pub fn new(tuning: Tuning, cores: usize, seed: u64) -> Self {
+        let settings = tuning.settings(cores);
         Self {
             tuning,
             target: settings.target,

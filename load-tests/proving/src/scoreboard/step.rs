@@ -116,8 +116,7 @@ pub(super) fn storm(effort: &Effort) -> Measured {
         ),
     ];
     let mut remarks = vec![
-        "the breadth starts at one LIST and is earned, so the first seconds are calm; later it grows past the knee, the probe's median tells after 250 ms, \
-         and after a brake the tuner waits up to 3 s until what runs beyond the new bound has ended, while the probe stays above its target"
+        "the breadth starts at one LIST and is earned, and while the storm's writes are refused, none of its LISTs starts: importance is strict"
             .into(),
     ];
     remarks.push(format!(
