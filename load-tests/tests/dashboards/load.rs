@@ -55,7 +55,7 @@ impl Site {
             "pki: {}\n\
              listen: {{ main: [\"127.0.0.1:0\"], reserved: [\"127.0.0.1:0\"], admin: \"127.0.0.1:0\", workers: 1 }}\n\
              upstream: {{ address: \"{}\" }}\n\
-             admission: {{ mode: {mode}, limits: [{{ name: strangers, when: {{ sources: [anonymous] }}, rate: 1/m }}] }}\n\
+             admission: {{ mode: {mode}, queue: {{ short_deadline: 100ms, long_deadline: 250ms }}, limits: [{{ name: strangers, when: {{ sources: [anonymous] }}, rate: 1/m }}] }}\n\
              log: {{ audit: {{ file: {} }} }}\n\
              admin: {{ socket: {} }}\n\
              reserved: {{ check: {{ interval: 1s }} }}\n",
