@@ -33,11 +33,12 @@
 //! which memory ordering this relies on, and why.
 //!
 //! In the order to read them: `settings`, [`cost`]; `ledger` and `gate` (whether there is
-//! room, without a lock); `queue`, [`retry_after`], `returns` and `desk` (what happens when there is
-//! none); `meter`, `accounts`, `level` and `culprit` (who asks for how much, whose turn it is,
-//! and who it was); `engine` (both together) and `permit`; [`probe`], `history`, `dial` and `tuner` (what the
-//! bounds become); `memory` (what its memory means for the bytes in flight); [`ramp`] (how watches begin
-//! again, before the gate); `view`. [`limits`] stands beside all of it: the operator's own bounds.
+//! room, without a lock); `queue`, [`retry_after`], `returns` and `desk` (what happens when there
+//! is none); `meter`, `accounts`, `level` and `culprit` (who asks for how much, whose turn it is,
+//! and who it was); `engine` (both together) and `permit`; [`probe`], `history`, `dial` and
+//! `tuner` (what the bounds become); `memory` (what its memory means for the bytes in flight);
+//! [`ramp`] (how watches begin again, before the gate); `view`. [`limits`] stands beside all of
+//! it: the operator's own bounds.
 
 mod accounts;
 pub mod cost;

@@ -220,6 +220,10 @@ fn now(foreseen: &Foresight) -> Now {
         Fate::Refused(shed) => ("refuse", Some(reason(shed))),
     };
     let gate = match foreseen.fate {
+        Fate::Starts if foreseen.guaranteed => format!(
+            "others go first or the room is taken, but its class may use what is guaranteed to it; it holds {}",
+            time(foreseen.holds)
+        ),
         Fate::Starts if bound.outstanding + foreseen.holds > bound.ceiling => format!(
             "it holds {} and its class has {}, but as the only one of its class it may start",
             time(foreseen.holds),
@@ -338,6 +342,8 @@ pub(crate) fn live(
 
 #[cfg(test)]
 mod tests {
+    use proxy_core::admission::BoundView;
+
     use super::*;
 
     fn question(method: &str, url: &str, user: &str, groups: &[&str]) -> Question {
@@ -377,6 +383,32 @@ mod tests {
             offline(&stranger, &policy).expect("a request").class,
             "unattributed"
         );
+    }
+
+    #[test]
+    fn who_starts_by_a_guarantee_is_not_told_that_there_is_room() {
+        let full = BoundView {
+            ceiling: Duration::from_millis(40),
+            outstanding: Duration::from_millis(40),
+            running: 4,
+            waiting: 0,
+            bar: 127,
+        };
+        let foreseen = |guaranteed| Foresight {
+            mode: proxy_core::admission::Mode::Enforce,
+            fate: Fate::Starts,
+            bound: full,
+            holds: Duration::from_millis(3),
+            guaranteed,
+            others_first: true,
+            level: 0,
+        };
+        let told = now(&foreseen(true)).because;
+        assert!(
+            told.contains("guaranteed to it") && told.contains("3ms"),
+            "{told}"
+        );
+        assert!(!now(&foreseen(false)).because.contains("guaranteed"));
     }
 
     #[test]

@@ -257,12 +257,17 @@ pub(super) fn inversions(effort: &Effort) -> Measured {
         )
     });
     let by: Vec<String> = by.collect();
-    let remarks = vec![
-        format!("the most frequent, over all seeds: {}", by.join("; ")),
+    let mut remarks = vec![
         "steps to 2× and 10× and the scenarios openai-2024-12-11, whale-attack and create-storm. An inversion: refused while something \
          less important that holds at least as much was admitted after it had arrived and before it was refused, or within 100 ms \
          of its arrival"
             .into(),
     ];
+    if !by.is_empty() {
+        remarks.push(format!(
+            "the most frequent, over all seeds: {}",
+            by.join("; ")
+        ));
+    }
     Ok((figures, remarks))
 }

@@ -2,9 +2,9 @@
 //!
 //! On 2024-12-11 the people who knew the cause within minutes could not act on it; usually nobody
 //! knows it for an hour. An overload here is a state of the engine: something is being refused or
-//! waits for long, or the tuner brakes. Its culprit is who asks for most of the server *and* asks for several times
-//! what it used to. Somebody who has always asked for half of the server is named only when
-//! nobody has grown.
+//! waits for long, or the tuner brakes. Its culprit is who asks for most of the server *and* asks
+//! for several times what it used to. Somebody who has always asked for half of the server is
+//! named only when nobody has grown.
 
 use std::time::Duration;
 

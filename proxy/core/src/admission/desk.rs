@@ -100,6 +100,11 @@ impl Books {
         self.shed_rate < LATELY_REFUSED
     }
 
+    /// How many times its deadline a request of the class may wait.
+    fn burst_wait(&self) -> u32 {
+        if self.spared() { BURST_WAIT } else { 1 }
+    }
+
     /// Whether those that wait do so because of a burst. Long requests are few: one that waits does
     /// not mean that there are too many, even soon after an overload. Of short ones it does, and
     /// operations of several of them need their tenants' turns from the first one on.
@@ -197,8 +202,7 @@ impl<W> Desk<W> {
             .is_some_and(|class| matches!(class.gate, Gate::Ceiling { own_whale: true }));
         match ask.kind {
             Kind::Long if own_whale => deadline * IMPORTANT_WAIT,
-            _ if books.spared() => deadline * BURST_WAIT,
-            _ => deadline,
+            _ => deadline * books.burst_wait(),
         }
     }
 
@@ -284,7 +288,7 @@ impl<W> Desk<W> {
                 let deadline = settings.queue.deadline(kind);
                 std::array::from_fn(|class| {
                     let books = &mut books[kind.index()][class];
-                    let patience = deadline * if books.spared() { BURST_WAIT } else { 1 } / 2;
+                    let patience = deadline * books.burst_wait() / 2;
                     let oldest = queues[kind.index()][class].oldest();
                     let waits = oldest.is_some_and(|since| now.saturating_since(since) > patience);
                     let pressed = waits || books.shed_rate > PRESSED;

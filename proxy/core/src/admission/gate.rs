@@ -170,8 +170,9 @@ impl Front {
                 let ceiling = part(tuner.bound(kind), *share);
                 self.ledgers[kind.index()].set_ceiling(class, ceiling.max(1));
             }
-            for (guarantee, class) in self.guarantees[kind.index()].iter().zip(&settings.classes) {
-                let share = f64::from(class.guarantee.clamp(0.0, 1.0));
+            for (class, guarantee) in self.guarantees[kind.index()].iter().enumerate() {
+                let class = settings.classes.get(class);
+                let share = class.map_or(0.0, |class| f64::from(class.guarantee.clamp(0.0, 1.0)));
                 guarantee.store((tuner.bound(kind) as f64 * share).ceil() as u64, SeqCst);
             }
         }
@@ -258,20 +259,30 @@ impl Front {
             self.free(&without_bytes);
             return Err(NoRoom::Closed);
         }
-        if bytes > 0 {
-            let before = self.bytes.fetch_add(bytes, SeqCst);
-            let fits = before.saturating_add(bytes) <= self.byte_ceilings[class].load(SeqCst);
-            if !fits && before > 0 {
-                self.bytes.fetch_sub(bytes, SeqCst);
-                self.free(&without_bytes);
-                return Err(NoRoom::Bytes);
-            }
+        if !self.try_add_bytes(class, bytes) {
+            self.free(&without_bytes);
+            return Err(NoRoom::Bytes);
         }
         Ok(seat)
     }
 
-    /// Take room that is guaranteed to the class, whoever else wants it. It is used on top of what more
-    /// important classes hold, so a bound can be exceeded by the guarantees; the tuner sees what that does.
+    /// Take room for so many bytes, if the class has it or none are under way.
+    fn try_add_bytes(&self, class: usize, bytes: u64) -> bool {
+        if bytes == 0 {
+            return true;
+        }
+        let before = self.bytes.fetch_add(bytes, SeqCst);
+        let fits = before.saturating_add(bytes) <= self.byte_ceilings[class].load(SeqCst);
+        if !fits && before > 0 {
+            self.bytes.fetch_sub(bytes, SeqCst);
+            return false;
+        }
+        true
+    }
+
+    /// Take room that is guaranteed to the class, whoever else wants it. It is used on top of what
+    /// more important classes hold, so a bound can be exceeded by the guarantees; the tuner sees
+    /// what that does.
     pub(super) fn charge_guaranteed(&self, ask: &Ask, now: Time) -> Option<Seat> {
         let class = slot(ask.class);
         let guarantee = self.guarantees[ask.kind.index()][class].load(SeqCst);
@@ -283,16 +294,10 @@ impl Front {
         if !ledger.try_add_bounded(class, held, guarantee) {
             return None;
         }
-        let bytes = ask.cost.counted_bytes();
-        if bytes > 0 {
-            // Memory is guaranteed to nobody.
-            let before = self.bytes.fetch_add(bytes, SeqCst);
-            let fits = before.saturating_add(bytes) <= self.byte_ceilings[class].load(SeqCst);
-            if !fits && before > 0 {
-                self.bytes.fetch_sub(bytes, SeqCst);
-                ledger.take(class, held);
-                return None;
-            }
+        // Memory is guaranteed to nobody.
+        if !self.try_add_bytes(class, ask.cost.counted_bytes()) {
+            ledger.take(class, held);
+            return None;
         }
         Some(Seat::of(ask, Some(ask.cost), now))
     }
@@ -397,8 +402,9 @@ impl Front {
         bar < LAST_LEVEL && self.accounts.level(ask) > bar
     }
 
-    /// Whether it comes back before the time it was told, and its tenant asks for more than an equal share: a client that
-    /// asks for several things at once looks early, too, and is not to be kept out for one refusal.
+    /// Whether it comes back before the time it was told, and its tenant asks for more than an
+    /// equal share: a client that asks for several things at once looks early, too, and is not to
+    /// be kept out for one refusal.
     pub(super) fn is_early(&self, ask: &Ask, now: Time) -> bool {
         self.returns.is_early(returns::client(ask), now) && self.accounts.level(ask) > MODEST_LEVEL
     }

@@ -13,7 +13,7 @@ use super::Ask;
 use crate::time::Time;
 
 /// Position in the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     tenant: u64,
     turn: Turn,
@@ -65,6 +65,9 @@ pub(super) struct Queue<W> {
     turns: BTreeSet<(Turn, u64)>,
     /// The same, by the work that waits.
     heaviest: BTreeSet<(u64, u64)>,
+    /// All who wait, by arrival: since when, and until when.
+    times: BTreeMap<u64, Time>,
+    deadlines: BTreeSet<(Time, u64, Place)>,
     /// Tenants of whom nobody waits, but who were served ahead of the virtual time.
     ahead: HashMap<u64, u64>,
     len: usize,
@@ -79,6 +82,8 @@ impl<W> Queue<W> {
             tenants: HashMap::new(),
             turns: BTreeSet::new(),
             heaviest: BTreeSet::new(),
+            times: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
             ahead: HashMap::new(),
             len: 0,
             work: 0,
@@ -101,13 +106,9 @@ impl<W> Queue<W> {
         self.work
     }
 
-    /// When the one who has waited longest came.
+    /// When the one who came first of those that wait came.
     pub(super) fn oldest(&self) -> Option<Time> {
-        self.tenants
-            .values()
-            .flat_map(|tenant| tenant.entries.values())
-            .map(|entry| entry.since)
-            .min()
+        self.times.first_key_value().map(|(_, since)| *since)
     }
 
     /// Whose turn it is.
@@ -191,13 +192,16 @@ impl<W> Queue<W> {
         let start = (*finish).max(tenant.virtual_time);
         *finish = start.saturating_add(cost.work_us);
         let turn = Turn { start, arrival };
+        let place = Place { tenant: id, turn };
+        self.times.insert(arrival, entry.since);
+        self.deadlines.insert((entry.deadline, arrival, place));
         tenant.entries.insert(turn, entry);
         self.heaviest.remove(&(tenant.work, id));
         tenant.work += cost.work_us;
         self.heaviest.insert((tenant.work, id));
         self.work += cost.work_us;
         self.len += 1;
-        Place { tenant: id, turn }
+        place
     }
 
     /// Take out the one whose turn it is.
@@ -223,6 +227,9 @@ impl<W> Queue<W> {
         let id = place.tenant;
         let tenant = self.tenants.get_mut(&id)?;
         let entry = tenant.entries.remove(&place.turn)?;
+        let arrival = place.turn.arrival;
+        self.times.remove(&arrival);
+        self.deadlines.remove(&(entry.deadline, arrival, place));
         let work = entry.ask.cost.work_us;
         self.heaviest.remove(&(tenant.work, id));
         tenant.work -= work;
@@ -248,15 +255,10 @@ impl<W> Queue<W> {
 
     /// Take out all whose deadline has passed, in the order they came in: the same every time.
     pub(super) fn expire(&mut self, now: Time) -> Vec<Entry<W>> {
-        let mut late: Vec<Place> = self
-            .tenants
-            .iter()
-            .flat_map(|(id, tenant)| tenant.entries.iter().map(move |entry| (*id, entry)))
-            .filter(|(_, (_, entry))| entry.deadline <= now)
-            .map(|(tenant, (turn, _))| Place {
-                tenant,
-                turn: *turn,
-            })
+        let late = self.deadlines.iter();
+        let mut late: Vec<Place> = late
+            .take_while(|(deadline, ..)| *deadline <= now)
+            .map(|(_, _, place)| *place)
             .collect();
         late.sort_unstable_by_key(|place| place.turn.arrival);
         late.into_iter()
@@ -416,15 +418,18 @@ mod tests {
     fn only_those_past_their_deadline_expire() {
         let mut queue = Queue::new();
         queue.push(ask(1, 1), Time(0), Time(10), 10, u64::MAX, || 1);
-        queue.push(ask(2, 1), Time(0), Time(30), 10, u64::MAX, || 2);
+        queue.push(ask(2, 1), Time(5), Time(30), 10, u64::MAX, || 2);
+        assert_eq!(queue.oldest(), Some(Time(0)));
         let late: Vec<_> = queue
             .expire(Time(10))
             .into_iter()
             .map(|e| e.waiter)
             .collect();
         assert_eq!(late, [1]);
+        assert_eq!(queue.oldest(), Some(Time(5)));
         assert_eq!(order(&mut queue), [2]);
         assert_eq!(queue.work(), 0);
         assert!(queue.heaviest.is_empty() && queue.turns.is_empty() && queue.tenants.is_empty());
+        assert!(queue.times.is_empty() && queue.deadlines.is_empty());
     }
 }

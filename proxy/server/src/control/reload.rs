@@ -51,9 +51,13 @@ impl Reloader {
 }
 
 /// Looks for changes until `stop` turns true.
-pub(crate) async fn run(reloader: Reloader, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn run(
+    mut reloader: Reloader,
+    shared: Arc<Shared>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut hangup = signal(SignalKind::hangup()).ok();
-    let mut seen = reloader.seen.clone();
+    let mut seen = std::mem::take(&mut reloader.seen);
     loop {
         let asked = tokio::select! {
             () = tokio::time::sleep(LOOK) => false,

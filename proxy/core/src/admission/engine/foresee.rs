@@ -28,6 +28,8 @@ pub struct Foresight {
     pub bound: BoundView,
     /// What it would hold of it.
     pub holds: Duration,
+    /// Whether it would start by what is guaranteed to its class, and not because there is room.
+    pub guaranteed: bool,
     /// Whether there is no room because somebody waits who goes first.
     pub others_first: bool,
     /// The user level of its tenant; beyond the bound's `bar` it may not wait.
@@ -56,13 +58,12 @@ impl<W: Wake> Inner<W> {
                 }
                 Err(NoRoom::Shared | NoRoom::Own | NoRoom::Closed | NoRoom::Bytes) => false,
             };
-        let guaranteed = || {
+        let guaranteed = !fits && queue.is_empty() && {
             let seat = front.charge_guaranteed(&ask, now);
             seat.inspect(|seat| front.free(seat)).is_some()
         };
-        let fits = fits || (queue.is_empty() && guaranteed());
         let burst = desk.books[kind.index()][class].is_burst(kind);
-        let fate = if fits {
+        let fate = if fits || guaranteed {
             Fate::Starts
         } else if front.is_hard(class) {
             Fate::Refused(Shed::HardBound)
@@ -85,6 +86,7 @@ impl<W: Wake> Inner<W> {
                 bar: front.bar(kind, class),
             },
             holds: Duration::from_micros(ask.cost.held_us()),
+            guaranteed,
             others_first,
             level: front.accounts.level(&ask),
         }

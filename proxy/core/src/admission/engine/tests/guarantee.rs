@@ -82,12 +82,22 @@ fn a_guarantee_is_foreseen() {
     let mut bench = stormed(guaranteed(0.1));
     let foreseen = bench.engine.foresee(ask(5, Kind::Long, 200_000), bench.now);
     assert_eq!(foreseen.fate, Fate::Starts);
-    assert!(foreseen.others_first);
+    assert!(foreseen.guaranteed && foreseen.others_first);
     let of_bulk = bench.engine.foresee(ask(6, Kind::Long, 200_000), bench.now);
     assert_ne!(of_bulk.fate, Fate::Starts);
     // Of which nothing remains.
     assert_eq!(SLICE_US, ask(5, Kind::Long, 200_000).cost.held_us());
     let again = bench.engine.foresee(ask(5, Kind::Long, 200_000), bench.now);
     assert_eq!(again.fate, Fate::Starts);
+    bench.end();
+}
+
+#[test]
+fn where_there_is_room_nobody_is_said_to_need_a_guarantee() {
+    let mut settings = settings();
+    settings.classes[5].guarantee = 0.1;
+    let mut bench = Bench::new(settings);
+    let foreseen = bench.engine.foresee(ask(5, Kind::Long, 200_000), bench.now);
+    assert_eq!((foreseen.fate, foreseen.guaranteed), (Fate::Starts, false));
     bench.end();
 }
