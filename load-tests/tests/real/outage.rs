@@ -41,6 +41,13 @@ async fn assert_down(proxy: &Proxy, clients: &[ApiClient]) -> Result<()> {
         assert_says_come_back(&client.get("/api/v1/namespaces/default").await?, 503);
         // A reflector answers anything but 429 with a full LIST.
         assert_says_come_back(&client.get(WATCH).await?, 429);
+        // Nobody repeats a write whose connection is refused.
+        let review = serde_json::json!({});
+        let write = client.post("/api/v1/namespaces", &review).await?;
+        assert_eq!(
+            (write.status.as_u16(), write.headers.get("retry-after")),
+            (503, None)
+        );
     }
     assert_eq!(proxy.page("/livez").await?.0, 200);
     until("the proxy knows that the server is away", async || {

@@ -15,7 +15,6 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use proxy_core::admission::limits::Asked;
 use proxy_core::admission::{Kind, Mode};
-use proxy_core::attributes::Verb;
 use proxy_core::classify::ClassId;
 use proxy_core::time::Time;
 use tower::Service as _;
@@ -88,13 +87,10 @@ pub(crate) async fn handle(
             return Ok(response);
         }
         Err(error) => {
-            let watch = account
-                .facts
-                .as_ref()
-                .is_some_and(|facts| facts.verb == Verb::Watch);
+            let asked = respond::Asked::of(account.facts.as_ref());
             worker.note(&error);
             account.entry.refused = Some(error.to_string());
-            let mut response = respond::error(&error, watch, fastrand::u32(..));
+            let mut response = respond::error(&error, asked, fastrand::u32(..));
             respond::tell_level(response.headers_mut(), worker.shared.engine.level());
             if let Some(trace) = &mut account.entry.trace {
                 trace.reason = response.headers().get(respond::REASON).cloned();

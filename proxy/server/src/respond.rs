@@ -8,9 +8,11 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use proxy_core::admission::Level;
+use proxy_core::attributes::Verb;
 use serde::Serialize;
 
 use crate::account::Body;
+use crate::attribute::Facts;
 use crate::error::{Error, Refused, UpstreamError};
 
 /// Which class a refused request was in.
@@ -24,9 +26,31 @@ const LEVEL: HeaderName = HeaderName::from_static("x-spillway-level");
 /// Retry-After while the upstream is away: drawn from 1..=this, in seconds.
 const UPSTREAM_AWAY_RETRY: u32 = 4;
 
-/// Turns a refusal or failure into the answer the client gets. `watch` says whether it was a watch; `random` is any
-/// number, for the jitter of Retry-After.
-pub(crate) fn error(error: &Error, watch: bool, random: u32) -> Response<Body> {
+/// What was asked for, as far as it matters for when to come back to a server that is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Watch,
+    /// Whoever asks waits for the answer, and repeats the question unless told otherwise.
+    Read,
+    /// Nobody repeats it when the connection is refused, and all of them together when the server is back
+    /// would be another outage. Of a lease neither: its holder has a rhythm of its own and no time to sleep.
+    WriteOrLease,
+}
+
+impl Asked {
+    pub(crate) fn of(facts: Option<&Facts>) -> Self {
+        match facts {
+            Some(facts) if facts.verb == Verb::Watch => Self::Watch,
+            Some(facts) if matches!(facts.verb, Verb::Get | Verb::List) && !facts.lease => {
+                Self::Read
+            }
+            _ => Self::WriteOrLease,
+        }
+    }
+}
+
+/// Turns a refusal or failure into the answer the client gets. `random` is any number, for the jitter of Retry-After.
+pub(crate) fn error(error: &Error, asked: Asked, random: u32) -> Response<Body> {
     match error {
         Error::Refused(refused) => refusal(refused),
         // Retry-After would make client-go repeat it, whatever the method; a broken connection would not have.
@@ -39,13 +63,14 @@ pub(crate) fn error(error: &Error, watch: bool, random: u32) -> Response<Body> {
             response
         }
         Error::Upstream(failure) => {
-            let code = if watch {
+            let code = if asked == Asked::Watch {
                 StatusCode::TOO_MANY_REQUESTS
             } else {
                 StatusCode::SERVICE_UNAVAILABLE
             };
-            let retry_after = 1 + random % UPSTREAM_AWAY_RETRY;
-            let mut response = status(code, &format!("spillway: {failure}"), Some(retry_after));
+            let repeats = asked != Asked::WriteOrLease || !failure.unreachable();
+            let retry_after = repeats.then(|| 1 + random % UPSTREAM_AWAY_RETRY);
+            let mut response = status(code, &format!("spillway: {failure}"), retry_after);
             response
                 .headers_mut()
                 .insert(REASON, HeaderValue::from_static(failure.kind()));
@@ -238,7 +263,7 @@ mod tests {
             class: "bulk".into(),
             retry_after: 7,
         };
-        let response = error(&shed.into(), false, 0);
+        let response = error(&shed.into(), Asked::Read, 0);
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers()["retry-after"], "7");
         assert_eq!(response.headers()["x-spillway-class"], "bulk");
@@ -254,7 +279,7 @@ mod tests {
     async fn an_upstream_that_is_away_is_503_but_429_for_watches() {
         let away = || Error::from(UpstreamError::Unreachable("connection refused".into()));
         for random in 0..50 {
-            let response = error(&away(), false, random);
+            let response = error(&away(), Asked::Read, random);
             assert_eq!(response.status(), 503);
             let retry: u32 = response.headers()["retry-after"]
                 .to_str()
@@ -263,6 +288,20 @@ mod tests {
                 .expect("integer");
             assert!((1..=UPSTREAM_AWAY_RETRY).contains(&retry));
         }
-        assert_eq!(error(&away(), true, 0).status(), 429);
+        let watch = error(&away(), Asked::Watch, 0);
+        assert_eq!(watch.status(), 429);
+        assert_eq!(watch.headers()["retry-after"], "1");
+    }
+
+    #[tokio::test]
+    async fn a_write_that_could_not_be_sent_fails_as_it_does_without_a_proxy() {
+        let away = Error::from(UpstreamError::Unreachable("connection refused".into()));
+        let response = error(&away, Asked::WriteOrLease, 0);
+        assert_eq!(response.status(), 503);
+        assert!(!response.headers().contains_key("retry-after"));
+        assert!(object(response).await["details"].is_null());
+        // The server is there: there will be room in a moment.
+        let full = error(&UpstreamError::NoStream.into(), Asked::WriteOrLease, 0);
+        assert_eq!(full.headers()["retry-after"], "1");
     }
 }

@@ -6,8 +6,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use config::Config;
-use support::client::{Client, get, with, with_token};
-use support::{Answer, EXEC, POD, PODS, Page, Pki, Proxy, Upstream, WATCH, bounded, upstream};
+use support::client::{Client, get, post, with, with_token};
+use support::{
+    Answer, EXEC, POD, PODS, Page, Payload, Pki, Proxy, Upstream, WATCH, bounded, upstream,
+};
 
 /// An address nobody listens on: bound, so that nobody else takes it, and not listening.
 struct Nobody(socket2::Socket);
@@ -46,6 +48,15 @@ fn assert_away(answer: &Answer, status: u16) {
     assert_eq!(object["details"]["retryAfterSeconds"], seconds);
 }
 
+/// As a connection that is refused: client-go repeats what has a Retry-After, whatever the method.
+fn assert_fails(answer: &Answer) {
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(answer.header("retry-after"), None);
+    let object = answer.json();
+    assert_eq!(object["reason"], "ServiceUnavailable");
+    assert!(object["details"]["retryAfterSeconds"].is_null(), "{object}");
+}
+
 async fn user(pki: &Pki, proxy: &Proxy) -> Client {
     Client::http2(proxy.main(), &pki.tls().certificate(&pki.user("jane", &[]))).await
 }
@@ -57,6 +68,9 @@ async fn every_way_is_away(pki: &Pki, proxy: &Proxy) {
         assert_away(&client.get(path, "echo").await, 503);
     }
     assert_away(&client.get(WATCH, "watch").await, 429);
+    assert_fails(&client.call(post(PODS, "echo", Payload::empty())).await);
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/leader";
+    assert_fails(&client.get(lease, "echo").await);
     let mut stranger = Client::http2(proxy.main(), &pki.tls()).await;
     assert_away(&stranger.get(POD, "echo").await, 503);
     assert_away(

@@ -139,7 +139,8 @@ fn alike(cores: usize, work_ms: f64) -> Result<Scenario, WrongScenario> {
     let (warm, long) = if work_ms < 50.0 {
         (10.0, 20.0)
     } else {
-        (30.0 + cores as f64 * 2.0, 40.0 + work_ms / 50.0)
+        // Two hundred of them per core, so that the first and the last do not decide.
+        (30.0 + cores as f64 * 2.0, 40.0 + work_ms / 5.0)
     };
     let length = warm + long;
     scenario(&format!(
@@ -169,7 +170,7 @@ pub(super) fn no_tuning(effort: &Effort) -> Measured {
     for cores in cores {
         for work in works {
             let scenario = alike(*cores, *work)?;
-            let (limit, best) = best_static(&scenario, 1)?;
+            let (limit, best) = best_static(&scenario, seeds)?;
             let ours: Vec<f64> = useful(&scenario, Choice::Spillway, seeds)?
                 .iter()
                 .map(|value| value / best)

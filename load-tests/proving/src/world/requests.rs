@@ -192,10 +192,10 @@ impl World {
         let Some(request) = self.requests.get(id).copied() else {
             return;
         };
-        let told = self
-            .controller
-            .is_proxy()
-            .then(|| (1 + self.random.u64(0..AWAY_RETRY)) * SECOND);
+        // Writes and leases get none, and fail as they do without a proxy.
+        let call = self.call(&request);
+        let repeats = self.controller.is_proxy() && call.read && !call.lease;
+        let told = repeats.then(|| (1 + self.random.u64(0..AWAY_RETRY)) * SECOND);
         self.come_back(id, &request, told, false);
     }
 

@@ -42,6 +42,10 @@ const BENEFIT_OF_DOUBT: u64 = 32;
 const BURST_WAIT: u32 = 4;
 /// Long requests of people and the control plane may always wait so many times as long as others.
 const IMPORTANT_WAIT: u32 = 4;
+/// Those of others so many times as long, where one ended within that time and fewer than
+/// [`SELDOM`] end within a deadline.
+const SELDOM_WAIT: u32 = 8;
+const SELDOM: f64 = 2.0;
 /// Room for so much short work is wanted (µs) when short work keeps long work out.
 const SMALL_US: u64 = 10_000;
 /// Among so many accounts the culprit is looked for.
@@ -61,6 +65,8 @@ pub(super) struct Books {
     pub(super) served_rate: f64,
     pub(super) shed_rate: f64,
     pub(super) refused: Refused,
+    /// When one was last seen to have been served.
+    pub(super) ended: Option<Time>,
     /// Work and requests served, as of the last tick.
     pub(super) served: Reading,
     pub(super) shed: u64,
@@ -85,6 +91,7 @@ impl Books {
             served_rate: 0.0,
             shed_rate: 0.0,
             refused: Refused::new(now),
+            ended: None,
             served: Reading::default(),
             shed: 0,
             shed_in_turn: 0,
@@ -105,6 +112,20 @@ impl Books {
         if self.spared() { BURST_WAIT } else { 1 }
     }
 
+    /// How many times its deadline a long request may wait. Where these take longer than the
+    /// deadline, nobody would be left who waits when one ends, and the server would idle in an
+    /// overload. Where none ends at all, waiting is in vain.
+    fn long_wait(&self, deadline: Duration, now: Time) -> u32 {
+        let ends = |at: Time| now.saturating_since(at) < deadline * SELDOM_WAIT;
+        let seldom = self.served_rate * deadline.as_secs_f64() < SELDOM;
+        let wait = if seldom && self.ended.is_some_and(ends) {
+            SELDOM_WAIT
+        } else {
+            1
+        };
+        wait.max(self.burst_wait())
+    }
+
     /// Whether those that wait do so because of a burst. Long requests are few: one that waits does
     /// not mean that there are too many, even soon after an overload. Of short ones it does, and
     /// operations of several of them need their tenants' turns from the first one on.
@@ -117,6 +138,9 @@ impl Books {
         let (work, count) = served.since(self.served);
         self.served = served;
         self.served_in_turn += count;
+        if count > 0 {
+            self.ended = Some(now);
+        }
         // Over about three seconds, whatever the windows are.
         let keep = (-seconds / 3.0).exp();
         let smooth = |rate: &mut f64, new: f64| *rate = *rate * keep + new / seconds * (1.0 - keep);
@@ -192,7 +216,7 @@ impl<W> Desk<W> {
     /// over; in an overload that lasts, waiting helps nobody. A class whose long requests are worth a
     /// whale of their own is better off waiting: it comes back in any case, and nobody less important
     /// passes it.
-    pub(super) fn patience(&self, ask: &Ask) -> Duration {
+    pub(super) fn patience(&self, ask: &Ask, now: Time) -> Duration {
         let deadline = self.settings.queue.deadline(ask.kind);
         let books = &self.books[ask.kind.index()][slot(ask.class)];
         let own_whale = self
@@ -202,7 +226,8 @@ impl<W> Desk<W> {
             .is_some_and(|class| matches!(class.gate, Gate::Ceiling { own_whale: true }));
         match ask.kind {
             Kind::Long if own_whale => deadline * IMPORTANT_WAIT,
-            _ => deadline * books.burst_wait(),
+            Kind::Long => deadline * books.long_wait(deadline, now),
+            Kind::Short => deadline * books.burst_wait(),
         }
     }
 

@@ -64,6 +64,36 @@ fn waiters_are_refused_at_their_deadline() {
 }
 
 #[test]
+fn long_requests_that_end_seldom_are_waited_for() {
+    let mut bench = Bench::new(settings());
+    let list = ask(6, Kind::Long, 500_000);
+    bench.offer(list);
+    bench.offer(list);
+    bench.tick(8_100, &excess(15));
+    assert!(bench.tickets.is_empty(), "refused: no burst");
+    let end_one = |bench: &mut Bench| {
+        let ended = bench.permits.remove(0);
+        ended.finish(Outcome::Served, bench.now);
+        bench.read();
+        bench.tick(100, &excess(15));
+    };
+    // One takes ten seconds, and the next one is still there when it ends.
+    end_one(&mut bench);
+    bench.offer(list);
+    bench.offer(list);
+    bench.tick(10_000, &excess(15));
+    assert_eq!(bench.tickets.len(), 1);
+    end_one(&mut bench);
+    assert_eq!((bench.tickets.len(), bench.permits.len()), (0, 1));
+    // This one never ends: after a while nobody waits for it any longer than otherwise.
+    bench.tick(16_000, &excess(15));
+    bench.offer(list);
+    bench.tick(8_100, &excess(15));
+    assert!(bench.tickets.is_empty());
+    bench.end();
+}
+
+#[test]
 fn a_manager_that_begins_its_watches_on_an_idle_server_is_not_refused_for_a_guess() {
     let mut bench = Bench::new(Settings::default());
     // Nobody has seen these: half a second each, sixty of them. They take 10 ms.

@@ -45,7 +45,7 @@ impl<W: Wake> Inner<W> {
                 return self.shed_newcomer(&mut desk, &ask, Shed::Level, now);
             }
         }
-        let deadline = now + desk.patience(&ask);
+        let deadline = now + desk.patience(&ask, now);
         let max_work = desk.queue_work(&ask);
         let max_waiting = desk.settings.queue.max_waiting;
         let queue = &mut desk.queues[kind.index()][class];

@@ -101,3 +101,13 @@ fn where_there_is_room_nobody_is_said_to_need_a_guarantee() {
     assert_eq!((foreseen.fate, foreseen.guaranteed), (Fate::Starts, false));
     bench.end();
 }
+
+#[test]
+fn what_is_guaranteed_starts_where_nobody_may_wait() {
+    let mut settings = guaranteed(0.1);
+    settings.queue.max_waiting = 0;
+    let mut bench = stormed(settings);
+    assert_eq!(bench.offer(ask(5, Kind::Long, 200_000)), "admitted");
+    assert_ne!(bench.offer(ask(5, Kind::Long, 200_000)), "admitted");
+    bench.end();
+}
