@@ -10,6 +10,7 @@ pub(crate) mod page;
 pub(crate) mod trial;
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use config::{Config, PolicyDocument};
@@ -61,6 +62,8 @@ pub(crate) struct Delivered {
 struct State {
     book: Book,
     kept: Result<bool, String>,
+    /// There is something that is not on disk yet.
+    due: bool,
     cluster: ClusterView,
 }
 
@@ -81,6 +84,7 @@ impl Policies {
             state: Mutex::new(State {
                 book,
                 kept: Ok(path.is_some()),
+                due: false,
                 cluster: ClusterView::default(),
             }),
             writing: Mutex::new(()),
@@ -117,17 +121,25 @@ impl Policies {
         self.lock().book.taken.as_ref() != Some(&taken(delivered))
     }
 
-    /// Writes what there is now. Blocks on the disk.
-    fn keep(&self) {
+    /// Writes what there is now, if it is not on disk yet. Blocks on the disk.
+    pub(crate) fn keep(&self) {
         let Some(path) = &self.file else { return };
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = file::write(path, &self.book())
+        let mut state = self.lock();
+        if !std::mem::take(&mut state.due) {
+            return;
+        }
+        let book = state.book.clone();
+        drop(state);
+        let kept = file::write(path, &book)
             .map(|()| true)
             .map_err(|problem| problem.to_string());
         if let Err(problem) = &kept {
             error!(problem, "the policies on disk are not the last ones");
         }
-        self.lock().kept = kept;
+        let mut state = self.lock();
+        state.due |= kept.is_err();
+        state.kept = kept;
     }
 }
 
@@ -174,6 +186,33 @@ pub(crate) fn change(
     what: &'static str,
     act: impl FnOnce(&mut Book, u64) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
+    put_in_force(shared, by, what, act)?;
+    shared.policies.keep();
+    Ok(())
+}
+
+/// As [`change`], on a thread that may not wait for the disk: another one keeps it.
+fn change_here(
+    shared: &Shared,
+    by: &str,
+    what: &'static str,
+    act: impl FnOnce(&mut Book, u64) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    put_in_force(shared, by, what, act)?;
+    // A successor keeps its own; without one it is kept at the end.
+    if !shared.stopping.load(Ordering::Relaxed) {
+        let policies = Arc::clone(&shared.policies);
+        drop(tokio::task::spawn_blocking(move || policies.keep()));
+    }
+    Ok(())
+}
+
+fn put_in_force(
+    shared: &Shared,
+    by: &str,
+    what: &'static str,
+    act: impl FnOnce(&mut Book, u64) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
     let mut state = shared.policies.lock();
     let mut book = state.book.clone();
     act(&mut book, clock::unix_seconds())?;
@@ -187,8 +226,7 @@ pub(crate) fn change(
     shared.snapshot.store(Arc::new(snapshot));
     audit(&book, by, what);
     state.book = book;
-    drop(state);
-    shared.policies.keep();
+    state.due = true;
     Ok(())
 }
 
@@ -221,7 +259,7 @@ pub(crate) fn rebase(shared: &Shared, base: Arc<Base>) -> Result<(), PolicyProbl
 /// A text for people; nothing is changed then.
 pub(crate) fn take(shared: &Shared, delivered: &Delivered) -> Result<(), String> {
     let watched = watched_for(shared);
-    let outcome = change(
+    let outcome = change_here(
         shared,
         &delivered.origin,
         "taken from the cluster",
@@ -295,7 +333,7 @@ pub(crate) fn give_up(shared: &Shared, why: &str) -> bool {
         error: "nobody is judged by a new policy".to_owned(),
         next: String::new(),
     };
-    let done = change(shared, "spillway", "given up", |book, now| {
+    let done = change_here(shared, "spillway", "given up", |book, now| {
         book.give_up(why, now).then_some(()).ok_or_else(refused)
     });
     done.is_ok()
@@ -311,7 +349,7 @@ pub(crate) fn settle(shared: &Shared) {
             .is_some_and(|until| until <= now)
     };
     if due(&shared.policies.lock().book) {
-        let _ = change(shared, "spillway", "watched long enough", |book, _| {
+        let _ = change_here(shared, "spillway", "watched long enough", |book, _| {
             book.settle();
             Ok(())
         });

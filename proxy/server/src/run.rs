@@ -303,6 +303,10 @@ impl Running {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        // The control thread puts in force what others keep, and may have ended before they could.
+        if first && !*self.relieved.borrow() {
+            self.shared.policies.keep();
+        }
         // A successor has learned on from what it was told, and keeps that.
         let state = self.shared.snapshot.load().config.admission.state.clone();
         if let Some(folder) = state.filter(|_| first && !*self.relieved.borrow())

@@ -79,7 +79,7 @@ pub(crate) struct Shared {
     pub(crate) names: Names,
     pub(crate) measures: Arc<Measures>,
     /// Policies beside the configuration.
-    pub(crate) policies: Policies,
+    pub(crate) policies: Arc<Policies>,
     /// LISTs that could be broken off.
     pub(crate) running: Arc<Running>,
     pub(crate) signals: SeenSignals,
@@ -136,7 +136,7 @@ impl Shared {
         let measures = snapshot.config.admission.measures.clone();
         let unix = clock::unix_seconds();
         let overrides = Overrides::load(snapshot.config.admission.state.as_deref(), unix);
-        let policies = Policies::load(snapshot.config.policy.file.clone());
+        let policies = Arc::new(Policies::load(snapshot.config.policy.file.clone()));
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             engine,

@@ -2,12 +2,14 @@
 
 mod support;
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::Path;
 
 use support::client::{Client, get};
 use support::process::{self, Process};
 use support::proxy::config_text;
-use support::{POD, Pki, Upstream, upstream};
+use support::{BOUND, POD, Pki, Upstream, upstream};
 
 const UNAVAILABLE: Option<i32> = Some(69);
 const CONFIG: Option<i32> = Some(78);
@@ -250,4 +252,55 @@ async fn a_hangup_reloads() {
     process.signal("HUP");
     process.until_line("configuration reloaded");
     assert_eq!(client.get(POD, "echo").await.status, 200);
+}
+
+/// A child that has begun to read its configuration and gets none yet; what gives it one lets it go on.
+fn starting(pki: &Pki, upstream: &Upstream) -> (Process, impl FnOnce() + use<>) {
+    let file = pki.path().join("config.fifo");
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.expect("mkfifo").success());
+    let process = Process::start(&file, &[]);
+    let (sender, opened) = std::sync::mpsc::channel();
+    let path = file.clone();
+    // Opens as soon as the other side does, which is as far as it comes.
+    std::thread::spawn(move || sender.send(OpenOptions::new().write(true).open(path)));
+    let opened = opened.recv_timeout(BOUND).expect("it reads its file");
+    let mut opened = opened.expect("a pipe");
+    let text = config_text(pki, upstream.address(), "");
+    let whole = pki.write("config.yaml", &text);
+    let go_on = move || {
+        // It reads the file again to see whether it has changed meanwhile.
+        std::fs::rename(whole, file).expect("the file is replaced");
+        opened.write_all(text.as_bytes()).expect("written");
+    };
+    (process, go_on)
+}
+
+#[tokio::test]
+async fn who_rotates_logs_or_reloads_while_it_starts_does_not_end_it() {
+    let pki = Pki::new();
+    let upstream = Upstream::start(&pki, upstream::Settings::default());
+    let (mut process, go_on) = starting(&pki, &upstream);
+    process.signal("USR1");
+    process.signal("HUP");
+    go_on();
+    let (main, _, _) = process.addresses();
+    let tls = pki.tls().certificate(&pki.user("jane", &[]));
+    let mut client = Client::http2(main, &tls).await;
+    assert_eq!(client.get(POD, "echo").await.status, 200);
+}
+
+#[tokio::test]
+async fn who_ends_it_while_it_starts_is_followed_before_it_serves() {
+    let pki = Pki::new();
+    let upstream = Upstream::start(&pki, upstream::Settings::default());
+    let (process, go_on) = starting(&pki, &upstream);
+    process.signal("TERM");
+    go_on();
+    let (status, log) = tokio::task::spawn_blocking(move || process.end())
+        .await
+        .expect("no panic");
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("stopped before it was up"), "{log}");
+    assert!(!log.contains("spillway is up"), "{log}");
 }

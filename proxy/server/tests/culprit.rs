@@ -4,8 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use config::{Match, Mode, Rule};
-use serde_json::Value;
+use config::{HardLimit, Match, Mode, Per, Rule};
+use serde_json::{Value, json};
 use support::{World, bounded, page, upstream};
 
 /// Room for one LIST and one more that waits; whatever else comes is refused.
@@ -104,4 +104,64 @@ async fn the_operator_is_told_who_overloads_the_server_and_with_what() {
     assert!(page.sum("spillway_culprit_share_ratio", &labels) > 0.9);
     assert!(page.sum("spillway_tenant_demand_cores", &labels[..1]) > 0.0);
     assert_eq!(page.sum("spillway_level_class", &[]), 5.0);
+}
+
+#[tokio::test]
+async fn what_a_quarantine_or_a_limit_refuses_is_in_the_tenants_refused_share() {
+    let file = std::env::temp_dir().join(format!("spillway-refused-{}.json", std::process::id()));
+    let measure = json!({
+        "id": 1, "target": { "tenant": "agent" }, "action": "block", "reason": "it storms", "author": "jane",
+        "created": 1, "expires": u32::MAX,
+    });
+    let text = json!({ "version": 1, "measures": [measure] }).to_string();
+    std::fs::write(&file, text).expect("a file");
+    let world = World::with(upstream::Settings::default(), |config| {
+        let admission = &mut config.admission;
+        admission.mode = Mode::Enforce;
+        admission.measures = Some(file.clone());
+        admission.limits = vec![HardLimit {
+            name: "no logs".to_owned(),
+            when: Match {
+                users: vec!["limited".to_owned()],
+                ..Match::default()
+            },
+            class: None,
+            per: Per::Rule,
+            concurrency: None,
+            rate: None,
+            burst: None,
+            server_time: None,
+            watches: None,
+            sessions: None,
+            deny: true,
+            message: None,
+        }];
+    });
+    let asking = [("agent", 429), ("limited", 403), ("jane", 200)];
+    let mut clients = Vec::new();
+    for (name, status) in asking {
+        clients.push((name, status, world.user(name, &[]).await));
+    }
+    let ratio = |page: &Value, name: &str| {
+        let tenants = page["tenants"].as_array()?;
+        let found = tenants.iter().find(|one| one["tenant"] == name)?;
+        found["refused_ratio"].as_f64()
+    };
+    let shown = bounded("all three are shown", async {
+        loop {
+            for (_, status, client) in &mut clients {
+                let answer = client.get("/api/v1/namespaces/busy/pods", "echo").await;
+                assert_eq!(answer.status, *status, "{answer:?}");
+            }
+            let page = tenants(&world).await;
+            let found: Option<Vec<f64>> =
+                asking.iter().map(|(name, _)| ratio(&page, name)).collect();
+            if let Some(found) = found {
+                return found;
+            }
+        }
+    })
+    .await;
+    assert_eq!(shown, [1.0, 1.0, 0.0]);
+    let _ = std::fs::remove_file(file);
 }

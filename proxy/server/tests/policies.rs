@@ -262,6 +262,49 @@ async fn a_policy_that_refuses_protected_classes_is_given_up_at_once_and_goes_no
 }
 
 #[tokio::test]
+async fn a_policy_is_given_up_though_the_disk_hangs_and_that_outlives_the_process() {
+    let mut place = Place::new(false);
+    let (inside, _) = inside_and_outside(50);
+    let staged = place.file("denies.yaml", DENIES);
+    place.json(&["stage", &staged]);
+    let mut one = place.person(&inside).await;
+    for _ in 0..60 {
+        assert_eq!(one.get(POD, "echo").await.status, 200);
+    }
+    place.json(&["percent", "50"]);
+    // A pipe that nobody reads: whoever writes the next copy waits in `open`.
+    let disk = place.world.pki.path().join("policy.json.new");
+    let made = std::process::Command::new("mkfifo").arg(&disk).status();
+    assert!(made.expect("mkfifo").success());
+    bounded("given up", async {
+        while one.get(POD, "echo").await.status != 200 {}
+    })
+    .await;
+    // The control thread counts it when it has done with it, and goes on.
+    let counted = |page: &Page| page.sum("spillway_policy_returns_total", &[]) == 1.0;
+    let proxy = &place.world.proxy;
+    let page = proxy.until("the control thread goes on", counted).await;
+    let probes = |page: &Page| page.sum("spillway_probes_total", &[]);
+    let before = probes(&page);
+    let goes_on = |page: &Page| probes(page) > before;
+    proxy.until("probed again", goes_on).await;
+    assert_eq!(place.stage(), "returned");
+
+    let (hangs, on_disk) = (disk.clone(), place.world.pki.path().join("policy.json"));
+    let kept = || std::fs::read_to_string(&on_disk).expect("a copy");
+    assert!(!kept().contains("were refused"), "{}", kept());
+    // It writes now, and cannot be sure that it lasts: this is no disk.
+    let written = tokio::task::spawn_blocking(move || std::fs::read_to_string(hangs));
+    let written = bounded("written", written).await.expect("no panic");
+    assert!(written.expect("text").contains("were refused"));
+    std::fs::remove_file(disk).expect("removed");
+    let upstream = place.world.upstream.address();
+    place.restart(false, upstream).await;
+    assert!(kept().contains("were refused"), "{}", kept());
+    assert_eq!(place.stage(), "returned");
+}
+
+#[tokio::test]
 async fn what_a_policy_may_not_say_is_refused_with_where_and_what_to_do() {
     let place = Place::new(false);
     for (text, said) in [

@@ -38,6 +38,8 @@ pub(super) struct Account {
     pub(super) offered: Meter,
     /// What of it was refused.
     pub(super) refused: Meter,
+    /// What was refused before it got this far, by an order: in neither of the two above.
+    pub(super) withheld: Meter,
     /// The request shape that most of the offered work has, if any has more than half, by a
     /// majority vote weighted with work (Boyer and Moore 1981); and its lead over the rest.
     /// Two threads may overwrite each other's vote, which costs a vote.
@@ -94,6 +96,15 @@ impl Accounts {
         let account = self.find_or_open(ask);
         let work = ask.cost.work_us;
         account.offered.add(work);
+        account.vote(ask.shape, work);
+        account.saw(ask.instance);
+    }
+
+    /// Count a request that an order keeps away: asked for and refused, but no part of what turns and blame are about.
+    pub(super) fn withheld(&self, ask: &Ask) {
+        let account = self.find_or_open(ask);
+        let work = ask.cost.work_us;
+        account.withheld.add(work);
         account.vote(ask.shape, work);
         account.saw(ask.instance);
     }
@@ -170,6 +181,7 @@ impl Account {
         self.which.store(0, Release);
         self.offered.reset();
         self.refused.reset();
+        self.withheld.reset();
         self.lead.store(0, Relaxed);
         self.forget_instances();
         self.tag.store(0, Release);

@@ -339,7 +339,8 @@ impl<W> Desk<W> {
         let overloaded = shed > OVERLOADED
             || tuner.state().0 == TunerState::Brake
             || books.iter().flatten().any(|books| books.backed_up);
-        watch.turn(overloaded, || levels.top(&front.accounts, BLAMEABLE), now);
+        let blameable = || levels.blameable(&front.accounts, BLAMEABLE);
+        watch.turn(overloaded, blameable, now);
     }
 
     /// Close the books of the window for the tuner.

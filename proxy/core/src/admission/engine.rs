@@ -113,6 +113,16 @@ impl<W: Wake> Engine<W> {
         }
     }
 
+    /// Count a request that an order of the operator refused, so that it was never offered here: the tenant is seen to ask
+    /// for it and to be refused it ([`TenantView`]). Turns, bounds and blame know nothing of it. No lock.
+    pub fn withheld(&self, ask: &Ask) {
+        let ask = Ask {
+            cost: ask.cost.bounded(),
+            ..*ask
+        };
+        self.inner.front.accounts.withheld(&ask);
+    }
+
     /// Whether decisions about this tenant in this class are carried out. One or two loads.
     #[must_use]
     pub fn mode_of(&self, class: ClassId, tenant: u64) -> Mode {

@@ -56,7 +56,7 @@ pub struct TenantView {
     pub instances: u32,
     /// Requests per second.
     pub requests: f32,
-    /// Server time asked for, in seconds per second.
+    /// Server time asked for, in seconds per second; with what an order keeps away.
     pub asked: f32,
     /// Of that, what was refused, 0..=1.
     pub refused: f32,
@@ -74,10 +74,12 @@ struct Known {
     owner: Owner,
     offered: Reading,
     refused: Reading,
+    withheld: Reading,
     active: Time,
-    /// Per second: server time asked for, refused and got (µs), and requests.
+    /// Per second: server time asked for, refused, kept away by an order (beside both) and got (µs), and requests.
     asked: f64,
     denied: f64,
+    withheld_rate: f64,
     got: f64,
     requests: f64,
     /// What it asks for when it is its turn: the most it asked for lately, slowly forgotten.
@@ -287,28 +289,45 @@ impl Levels {
 
     /// Those who ask for most, at most `most` of them, the first first.
     pub(super) fn top(&self, accounts: &Accounts, most: usize) -> Vec<TenantView> {
-        let all: f64 = self.known.iter().flatten().map(|known| known.asked).sum();
-        let mut places: Vec<(usize, &Known)> = self
+        self.most(accounts, most, |known| known.withheld_rate)
+    }
+
+    /// As [`Self::top`], of what the server would have to do: whoever an order keeps away is not to blame for what the
+    /// server does meanwhile.
+    pub(super) fn blameable(&self, accounts: &Accounts, most: usize) -> Vec<TenantView> {
+        self.most(accounts, most, |_| 0.0)
+    }
+
+    fn most(
+        &self,
+        accounts: &Accounts,
+        most: usize,
+        beside: impl Fn(&Known) -> f64,
+    ) -> Vec<TenantView> {
+        let asked = |known: &Known| known.asked + beside(known);
+        let all: f64 = self.known.iter().flatten().map(asked).sum();
+        let mut places: Vec<(usize, &Known, f64)> = self
             .known
             .iter()
             .enumerate()
             .filter_map(|(place, known)| Some((place, known.as_ref()?)))
-            .filter(|(_, known)| known.asked >= 1.0)
+            .map(|(place, known)| (place, known, asked(known)))
+            .filter(|(.., asked)| *asked >= 1.0)
             .collect();
-        places.sort_unstable_by(|(_, a), (_, b)| b.asked.total_cmp(&a.asked));
+        places.sort_unstable_by(|(.., a), (.., b)| b.total_cmp(a));
         places.truncate(most);
         places
             .into_iter()
-            .map(|(place, known)| TenantView {
+            .map(|(place, known, asked)| TenantView {
                 tenant: known.owner.tenant,
                 class: ClassId(known.owner.class as u8),
                 kind: known.owner.kind,
                 shape: accounts.places().get(place).and_then(Account::shape),
                 instances: known.instances,
                 requests: known.requests as f32,
-                asked: (known.asked / 1e6) as f32,
-                refused: (known.denied / known.asked).min(1.0) as f32,
-                share: (known.asked / all.max(1.0)) as f32,
+                asked: (asked / 1e6) as f32,
+                refused: ((known.denied + beside(known)) / asked).min(1.0) as f32,
+                share: (asked / all.max(1.0)) as f32,
                 since: known.surge.map(|(since, _)| since),
                 level: known.level,
             })
@@ -333,7 +352,10 @@ fn follow(account: &Account, known: &mut Option<Known>, seconds: f64, now: Time)
     let (offered, refused) = (account.offered.read(), account.refused.read());
     let (asked, requests) = offered.since(known.offered);
     let (denied, _) = refused.since(known.refused);
-    (known.offered, known.refused) = (offered, refused);
+    let withheld = account.withheld.read();
+    let (kept_away, others) = withheld.since(known.withheld);
+    let requests = requests + others;
+    (known.offered, known.refused, known.withheld) = (offered, refused, withheld);
     if requests > 0 {
         known.active = now;
     } else if now.saturating_since(known.active) >= FORGET {
@@ -346,6 +368,7 @@ fn follow(account: &Account, known: &mut Option<Known>, seconds: f64, now: Time)
     };
     smooth(&mut known.asked, asked as f64, 3.0);
     smooth(&mut known.denied, denied as f64, 3.0);
+    smooth(&mut known.withheld_rate, kept_away as f64, 3.0);
     smooth(&mut known.requests, requests as f64, 3.0);
     smooth(&mut known.got, asked.saturating_sub(denied) as f64, 10.0);
     known.wants = (known.wants * (-seconds / 30.0).exp()).max(known.asked);
@@ -358,9 +381,11 @@ impl Known {
             owner,
             offered: Reading::default(),
             refused: Reading::default(),
+            withheld: Reading::default(),
             active: now,
             asked: 0.0,
             denied: 0.0,
+            withheld_rate: 0.0,
             got: 0.0,
             requests: 0.0,
             wants: 0.0,

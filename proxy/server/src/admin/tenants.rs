@@ -18,11 +18,11 @@ pub(crate) const SERIES: usize = 20;
 pub(crate) const FAMILIES: [(&str, &str); 3] = [
     (
         "spillway_tenant_demand_cores",
-        "Server time asked for per second, by tenant, for those who ask for most; `other` is the rest.",
+        "Server time asked for per second, refused or not, by tenant, for those who ask for most; `other` is the rest.",
     ),
     (
         "spillway_tenant_refused_ratio",
-        "Of the server time a tenant asks for, the share that was refused, for those who ask for most.",
+        "Of the server time a tenant asks for, the share that was refused, by load, a limit or a quarantine, for those who ask for most.",
     ),
     (
         "spillway_culprit_share_ratio",
@@ -113,7 +113,11 @@ pub(super) fn series(shared: &Shared) -> String {
     }
     if let Some(first) = top.first().filter(|first| first.share > 0.0) {
         let listed: f32 = top.iter().map(|tenant| tenant.asked).sum();
-        let others = (first.asked / first.share - listed).max(0.0);
+        // With all of them listed there is no rest, but what rounding leaves.
+        let others = match top.len() < SERIES {
+            true => 0.0,
+            false => (first.asked / first.share - listed).max(0.0),
+        };
         let _ = writeln!(
             demand,
             "spillway_tenant_demand_cores{{tenant=\"other\",class=\"\",kind=\"\"}} {others}"

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_core::admission::limits::{Asked, Exceeded, Leases, Why};
-use proxy_core::admission::{Mode, retry_after};
+use proxy_core::admission::{Ask, Mode, retry_after};
 use proxy_core::classify::{ClassId, Classified};
 
 use crate::accept::worker::Worker;
@@ -47,6 +47,17 @@ pub(crate) fn obey(
     let class = snapshot.class(asked.class);
     let refused = |why: Ordered, carried_out: bool| {
         class.metrics.ordered(&shared.metrics, why, !carried_out);
+        // The engine never hears of it otherwise, and who is refused everything would seem to ask for nothing.
+        if carried_out {
+            shared.engine.withheld(&Ask {
+                class: asked.class,
+                cost: shared.costs.estimate(&facts.shape),
+                kind: facts.kind,
+                tenant: asked.identity.tenant(),
+                instance: asked.instance,
+                shape: facts.shape.hash(),
+            });
+        }
         carried_out
     };
     if !shared.measures.is_empty() {

@@ -20,7 +20,12 @@ use crate::{Given, Predecessor, logging};
 const FEW_DESCRIPTORS: u64 = 4096;
 
 pub(super) fn run(file: PathBuf, exit_on_stdin_close: bool) -> ExitCode {
-    // First of all, while this is the only thread: it changes the environment.
+    // First of all: what nobody listens for ends the process, and who rotates logs or reloads does not know how far it is.
+    let signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(problem) => return fail(EX_OSERR, &problem),
+    };
+    // While this is the only thread: it changes the environment.
     let given = Given::from_environment();
     let config = match reload::read(&file) {
         Ok(config) => config,
@@ -31,6 +36,10 @@ pub(super) fn run(file: PathBuf, exit_on_stdin_close: bool) -> ExitCode {
     let mut given = match given {
         Ok(given) => given,
         Err(problem) => return fail(EX_UNAVAILABLE, &problem),
+    };
+    let mut wishes = match Wishes::new(signals, exit_on_stdin_close) {
+        Ok(wishes) => wishes,
+        Err(problem) => return fail(EX_OSERR, &problem),
     };
     let mut predecessor = None;
     if let (true, Some(path)) = (given.is_empty(), &config.listen.handover) {
@@ -44,6 +53,9 @@ pub(super) fn run(file: PathBuf, exit_on_stdin_close: bool) -> ExitCode {
             }
         }
     }
+    if wishes.is_stop_wanted() {
+        return not_begun();
+    }
     let running = match run::start_on(config, Some(file), given) {
         Ok(running) => running,
         Err(problem @ StartError::Snapshot(_)) => return fail(EX_CONFIG, &problem),
@@ -51,17 +63,18 @@ pub(super) fn run(file: PathBuf, exit_on_stdin_close: bool) -> ExitCode {
         Err(problem @ StartError::System(_)) => return fail(EX_OSERR, &problem),
     };
     if let Some(predecessor) = predecessor {
+        // Once it is relieved nobody would be left.
+        if wishes.is_stop_wanted() {
+            running.stop();
+            return not_begun();
+        }
         if let Err(problem) = predecessor.relieve() {
             warn!(%problem, "the process before this one did not say that it accepts nothing any more");
         }
         tell(&[NotifyState::MainPid(std::process::id())]);
     }
     tell(&[NotifyState::Ready]);
-    let mut wishes = match Wishes::new(exit_on_stdin_close, running.relieved()) {
-        Ok(wishes) => wishes,
-        Err(problem) => return fail(EX_OSERR, &problem),
-    };
-    match wishes.wait() {
+    match wishes.wait(running.relieved()) {
         Wish::Stop => {
             info!("stopping");
             tell(&[NotifyState::Stopping]);
@@ -74,6 +87,11 @@ pub(super) fn run(file: PathBuf, exit_on_stdin_close: bool) -> ExitCode {
         }
     }
     info!("stopped");
+    ExitCode::SUCCESS
+}
+
+fn not_begun() -> ExitCode {
+    info!("stopped before it was up");
     ExitCode::SUCCESS
 }
 
@@ -109,19 +127,45 @@ enum Wish {
     Retire,
 }
 
-/// How somebody says so.
-struct Wishes {
+/// The signals of this process; one that came is remembered until it is asked for.
+struct Signals {
     runtime: Runtime,
     terminate: Signal,
     interrupt: Signal,
     replace: Signal,
     reopen: Signal,
+}
+
+impl Signals {
+    /// Starts no thread.
+    fn listen() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let listen = |kind| {
+            let _inside = runtime.enter();
+            signal(kind)
+        };
+        // The reloader listens for itself. Until it does nothing is lost: it compares with what was read at the start.
+        drop(listen(SignalKind::hangup())?);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            replace: listen(SignalKind::user_defined2())?,
+            reopen: listen(SignalKind::user_defined1())?,
+            runtime,
+        })
+    }
+}
+
+/// How somebody says so.
+struct Wishes {
+    signals: Signals,
     stdin: mpsc::Receiver<()>,
-    relieved: watch::Receiver<bool>,
 }
 
 impl Wishes {
-    fn new(exit_on_stdin_close: bool, relieved: watch::Receiver<bool>) -> std::io::Result<Self> {
+    fn new(signals: Signals, exit_on_stdin_close: bool) -> std::io::Result<Self> {
         let (closed, stdin) = mpsc::channel::<()>(1);
         if exit_on_stdin_close {
             std::thread::Builder::new()
@@ -133,33 +177,20 @@ impl Wishes {
         } else {
             std::mem::forget(closed);
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let listen = |kind| {
-            let _inside = runtime.enter();
-            signal(kind)
-        };
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            replace: listen(SignalKind::user_defined2())?,
-            reopen: listen(SignalKind::user_defined1())?,
-            stdin,
-            relieved,
-            runtime,
-        })
+        Ok(Self { signals, stdin })
     }
 
-    fn wait(&mut self) -> Wish {
+    fn wait(&mut self, mut relieved: watch::Receiver<bool>) -> Wish {
         let Self {
-            runtime,
-            terminate,
-            interrupt,
-            replace,
-            reopen,
+            signals:
+                Signals {
+                    runtime,
+                    terminate,
+                    interrupt,
+                    replace,
+                    reopen,
+                },
             stdin,
-            relieved,
         } = self;
         runtime.block_on(async {
             loop {
@@ -175,15 +206,18 @@ impl Wishes {
         })
     }
 
-    /// Whether a process that retires is to stop at once.
+    /// Whether a process that starts or retires is to stop at once.
     fn is_stop_wanted(&mut self) -> bool {
         let Self {
-            runtime,
-            terminate,
-            interrupt,
-            reopen,
+            signals:
+                Signals {
+                    runtime,
+                    terminate,
+                    interrupt,
+                    reopen,
+                    ..
+                },
             stdin,
-            ..
         } = self;
         runtime.block_on(async {
             tokio::select! {

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use super::BOUND;
 
@@ -40,7 +41,12 @@ pub fn run(arguments: &[&str]) -> Ended {
 impl Process {
     /// `spillway run --config FILE`.
     pub fn start(file: &Path, more: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+        Self::start_as(Path::new(env!("CARGO_BIN_EXE_spillway")), file, more)
+    }
+
+    /// The same with another binary.
+    pub fn start_as(binary: &Path, file: &Path, more: &[&str]) -> Self {
+        let mut command = Command::new(binary);
         command
             .args(["run", "--config"])
             .arg(file)
@@ -142,6 +148,18 @@ impl Process {
                 .ok()
         });
         kib.expect("VmHWM") * 1024
+    }
+
+    /// What its threads that still run have used of the processors.
+    pub fn processor_time(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let threads = threads.expect("it runs").filter_map(Result::ok);
+        let used = threads.filter_map(|thread| {
+            // Its first number is nanoseconds on a processor. A thread that ends meanwhile has none.
+            let used = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            used.split_whitespace().next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(used.sum())
     }
 
     pub fn close_stdin(&mut self) {

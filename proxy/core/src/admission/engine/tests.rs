@@ -2,6 +2,7 @@ mod bench;
 mod early;
 mod guarantee;
 mod properties;
+mod withheld;
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
