@@ -79,19 +79,27 @@ fn print(name: &str, world: &World) {
 /// Everything above bulk was served, and quickly.
 #[track_caller]
 fn assert_important_served(world: &World, p99_ms: u64) {
+    assert_important_in_the_mean(std::slice::from_ref(world), p99_ms);
+}
+
+/// In every run nobody lost a call, and in the mean of them p99 is at most that. Of a class with eight calls a second it
+/// is what five calls of a run took.
+fn assert_important_in_the_mean(worlds: &[World], p99_ms: u64) {
     let mut all = 0;
-    for (population, tally) in world.populations.iter().zip(&world.tallies) {
-        if population.class < 6 {
-            all += tally.offered;
-            let lost = tally.shed + tally.gave_up;
-            assert_eq!(
-                lost, 0,
-                "class {}: {lost} of {} lost",
-                population.class, tally.offered
-            );
-            let p99 = tally.quantile(0.99) / 1_000;
-            assert!(p99 <= p99_ms, "class {}: p99 {p99} ms", population.class);
+    for (nth, population) in worlds[0].populations.iter().enumerate() {
+        if population.class >= 6 {
+            continue;
         }
+        let class = population.class;
+        let tallies = || worlds.iter().map(|world| &world.tallies[nth]);
+        for tally in tallies() {
+            let lost = tally.shed + tally.gave_up;
+            assert_eq!(lost, 0, "class {class}: {lost} of {} lost", tally.offered);
+            all += tally.offered;
+        }
+        let sum: u64 = tallies().map(|tally| tally.quantile(0.99)).sum();
+        let p99 = sum / worlds.len() as u64 / 1_000;
+        assert!(p99 <= p99_ms, "class {class}: p99 {p99} ms");
     }
     assert!(all > 1_000, "the scenario tests nothing");
 }
@@ -229,9 +237,16 @@ fn wrong_estimates_change_nothing_that_matters() {
 fn lists_taken_for_small_calls_still_cost_nobody_an_answer() {
     let mut populations = mix(2, 40);
     populations[STORM].misjudged = 0.02;
-    let held = run(2, settings(), populations, 60);
-    print("misjudged fifty-fold", &held);
-    assert_important_served(&held, 200);
+    let worlds: Vec<World> = (1..=5)
+        .map(|seed| {
+            let mut world = World::new(2, settings(), populations.clone(), seed);
+            world.count_from = 10 * SECOND;
+            world.run(60);
+            print(&format!("misjudged fifty-fold, seed {seed}"), &world);
+            world
+        })
+        .collect();
+    assert_important_in_the_mean(&worlds, 200);
 }
 
 #[test]

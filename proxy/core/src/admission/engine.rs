@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::desk::Desk;
 use super::gate::Front;
+use super::meter::SHARDS;
 use super::permit::Seat;
 use super::{
     Ask, ClassId, Culprit, Level, MAX_CLASSES, Mode, Offer, Permit, Refusal, Settings, Shed,
@@ -30,12 +31,20 @@ use waiting::tell;
 /// Admission, shared by all workers; cloning shares.
 pub struct Engine<W: Wake> {
     inner: Arc<Inner<W>>,
+    /// Where permits are given back to, by shard: a permit keeps a reference, and one count for all would be the line that
+    /// every worker writes to twice a request.
+    doors: Arc<[Arc<Door<W>>; SHARDS]>,
 }
+
+/// A reference to the engine whose own references are counted on lines of their own.
+#[repr(align(128))]
+struct Door<W: Wake>(Arc<Inner<W>>);
 
 impl<W: Wake> Clone for Engine<W> {
     fn clone(&self) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
+            doors: Arc::clone(&self.doors),
         }
     }
 }
@@ -64,7 +73,8 @@ impl<W: Wake> Engine<W> {
             this: Weak::clone(this),
         });
         inner.publish(&inner.desk());
-        Self { inner }
+        let doors = Arc::new(std::array::from_fn(|_| Arc::new(Door(Arc::clone(&inner)))));
+        Self { inner, doors }
     }
 
     /// Take over new settings. What runs goes on and stays counted, what waits goes on
@@ -141,7 +151,8 @@ impl<W: Wake> Engine<W> {
     }
 
     fn permit(&self, seat: Seat) -> Permit {
-        let home: Arc<Inner<W>> = Arc::clone(&self.inner);
+        let door = &self.doors[usize::from(seat.shard) % SHARDS];
+        let home: Arc<Door<W>> = Arc::clone(door);
         Permit::new(home, seat)
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use super::accounts::{Accounts, LAST_LEVEL, MODEST_LEVEL};
 use super::ledger::{Ledger, NoRoom, Room};
 use super::level::Level;
-use super::meter::{Meter, Reading};
+use super::meter::{Meters, Reading};
 use super::permit::Seat;
 use super::returns::{self, Returns};
 use super::tuner::Tuner;
@@ -94,7 +94,7 @@ pub(super) struct Front {
     enforced: [AtomicU64; MAX_CLASSES],
     /// By kind and class: what may be held whatever more important classes ask for, in microseconds.
     guarantees: [[AtomicU64; MAX_CLASSES]; 2],
-    served: [[Meter; MAX_CLASSES]; 2],
+    served: Meters,
     /// Who was told to come back when.
     pub(super) returns: Returns,
     /// Who asks for how much.
@@ -122,7 +122,7 @@ impl Front {
             hard_bounds: atomics(),
             enforced: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
             guarantees: std::array::from_fn(|_| atomics()),
-            served: std::array::from_fn(|_| std::array::from_fn(|_| Meter::new())),
+            served: Meters::new(),
             returns: Returns::new(),
             accounts: Accounts::new(),
             bars: std::array::from_fn(|_| {
@@ -365,11 +365,13 @@ impl Front {
 
     /// Count a request as served.
     pub(super) fn note_served(&self, seat: &Seat) {
-        self.served[seat.kind.index()][slot(seat.class)].add(seat.estimate.work_us);
+        let class = slot(seat.class);
+        self.served
+            .add(seat.shard, seat.kind, class, seat.estimate.work_us);
     }
 
     pub(super) fn served(&self, kind: Kind, class: usize) -> Reading {
-        self.served[kind.index()][class].read()
+        self.served.read(kind, class)
     }
 
     pub(super) fn set_bar(&self, kind: Kind, class: usize, bar: u8) {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::meter::shard;
 use super::queue::Place;
 use super::{Ask, Cost, Kind, Refusal};
 use crate::classify::ClassId;
@@ -30,6 +31,8 @@ pub(super) struct Seat {
     /// Whether it is the one whale that may run beyond the ceilings.
     pub(super) whale: bool,
     pub(super) started: Time,
+    /// Of what is kept in shards, its own.
+    pub(super) shard: u8,
 }
 
 impl Seat {
@@ -42,6 +45,7 @@ impl Seat {
             charged,
             whale: false,
             started,
+            shard: shard(ask.tenant),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Inner;
+use super::{Door, Inner};
 use crate::admission::permit::{Ending, Home, Seat};
 use crate::admission::queue::Place;
 use crate::admission::{ClassId, Cost, Kind, Outcome, Wake, slot};
@@ -22,6 +22,20 @@ impl<W: Wake> Inner<W> {
             Some(this) => this,
             None => Arc::new(Nowhere),
         }
+    }
+}
+
+impl<W: Wake> Home for Door<W> {
+    fn release(&self, seat: &Seat, ending: Ending) {
+        self.0.release(seat, ending);
+    }
+
+    fn adjust(&self, seat: &mut Seat, cost: Cost, now: Time) {
+        self.0.adjust(seat, cost, now);
+    }
+
+    fn withdraw(&self, class: ClassId, kind: Kind, place: Place) {
+        self.0.withdraw(class, kind, place);
     }
 }
 
