@@ -45,7 +45,7 @@ async fn assert_down(proxy: &Proxy, clients: &[ApiClient]) -> Result<()> {
         let review = serde_json::json!({});
         let write = client.post("/api/v1/namespaces", &review).await?;
         assert_eq!(
-            (write.status.as_u16(), write.headers.get("retry-after")),
+            (write.status, write.headers.get("retry-after")),
             (503, None)
         );
     }
