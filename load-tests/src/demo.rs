@@ -63,7 +63,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Length of the calm phase, and of the storm before the operator acts.
-    /// Default: 6 for the model, 20 otherwise.
+    /// Default: 12 for the model, 20 otherwise.
     #[arg(long, value_name = "SECONDS")]
     pub seconds_per_phase: Option<f64>,
     /// Seed of all schedules.
@@ -110,7 +110,8 @@ impl Options {
 
     fn plan(&self, kind: Kind) -> anyhow::Result<Plan> {
         let (seconds, objects) = match kind {
-            Kind::Model => (6.0, 10_000),
+            // Longer than a LIST may wait before the first one is refused.
+            Kind::Model => (12.0, 10_000),
             Kind::Real => (20.0, 20_000),
             Kind::Existing => (20.0, 1000),
         };
