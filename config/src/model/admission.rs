@@ -211,7 +211,7 @@ pub struct Queue {
     #[schemars(with = "DurationText")]
     pub short_deadline: Duration,
     /// `long_deadline`: for LIST and the start of a WATCH, at most 1m; four times that while nobody of their class was
-    /// refused lately, and always in classes 1 to 3; eight times where they end more seldom. Default 2s.
+    /// refused lately, and always in classes 1 to 3; eight times where each takes seconds. Default 2s.
     #[serde(serialize_with = "serialize_duration")]
     #[schemars(with = "DurationText")]
     pub long_deadline: Duration,

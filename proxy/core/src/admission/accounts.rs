@@ -38,8 +38,6 @@ pub(super) struct Account {
     pub(super) offered: Meter,
     /// What of it was refused.
     pub(super) refused: Meter,
-    /// What was refused before it got this far, by an order: in neither of the two above.
-    pub(super) withheld: Meter,
     /// The request shape that most of the offered work has, if any has more than half, by a
     /// majority vote weighted with work (Boyer and Moore 1981); and its lead over the rest.
     /// Two threads may overwrite each other's vote, which costs a vote.
@@ -47,10 +45,15 @@ pub(super) struct Account {
     lead: AtomicU64,
     /// Which instances were seen: linear counting (Whang et al. 1990).
     instances: [AtomicU64; 3],
+    /// What was refused before it got this far, by an order: in neither of the two above. On the second line, as requests that
+    /// are admitted or refused here do not touch it.
+    pub(super) withheld: Meter,
     /// Whose it is, for those who read the table: the tenant, and one more than class and kind.
     tenant: AtomicU64,
     which: AtomicU64,
 }
+
+const _: () = assert!(std::mem::offset_of!(Account, withheld) == 64);
 
 /// Whose an account is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +108,10 @@ impl Accounts {
         let account = self.find_or_open(ask);
         let work = ask.cost.work_us;
         account.withheld.add(work);
-        account.vote(ask.shape, work);
+        // What gets through names the shape where anything does: a culprit is blamed for that.
+        if account.shape().is_none() {
+            account.vote(ask.shape, work);
+        }
         account.saw(ask.instance);
     }
 
